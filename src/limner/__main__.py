@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from limner.contract.errors import LimnerError, is_utf8
+from limner.contract.own_code import own_traceback, place_of_error
 
 # The base class of typer's errors of usage. Newer releases have their own copy of click, older ones
 # import it.
@@ -19,6 +20,8 @@ _Wrong: type[Exception] = next(
 
 def main() -> None:
     """Run the command line.
+
+    An error in the code of an installed package is shown with the lines of that code only.
 
     Exit codes: 0 done, 2 wrong use or bad input, 1 anything else, 130 interrupted (after saving).
     """
@@ -41,11 +44,15 @@ def main() -> None:
         if hasattr(signal, "SIGPIPE"):  # Windows has none
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         code = 0
-    except OSError as error:
-        if (why := _wrong_name(error)) is None:
+    except Exception as error:
+        code = 2
+        why = _wrong_name(error) if isinstance(error, OSError) else None
+        if why is None and (why := place_of_error(error)):
+            print(own_traceback(error), file=sys.stderr)
+            code = 1
+        if not why:
             raise
         print(f"limner: {why}", file=sys.stderr)
-        code = 2
     sys.stdout.flush()
     sys.exit(code)
 

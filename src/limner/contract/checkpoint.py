@@ -27,6 +27,7 @@ from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import GenerativeModel, Learner
+from limner.contract.own_code import place_of_error
 from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, entry_of, foreign
 from limner.contract.torch_defaults import usual_defaults
@@ -316,8 +317,9 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         origin = "" if header.version == limner.__version__ else origin
         raise LimnerError(f"{file}{origin}: {error}") from None
     except Exception as error:  # a constructor may raise anything for damaged options
+        why = place_of_error(error) or _brief(error)
         raise LimnerError(
-            f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
+            f"the model '{header.model}' that {file} describes cannot be built ({why})"
         ) from None
     if _foreign(file) is None:
         load_weights(model, _read_weights(file) | _shared_tensors(header, file), file)

@@ -1,9 +1,7 @@
 """Registry of all models by name, for `limner models`, the documentation and the contract tests."""
 
 import importlib
-import importlib.util
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +15,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
 from limner.contract.names import check_new_name, check_no_section, is_again, is_own
 from limner.contract.options import option_names, parameters_of
+from limner.contract.own_code import GROUP, file_in_places, package_name, package_places
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # packages of families that do not have the family's name
@@ -263,26 +262,17 @@ def import_packages() -> None:
         LimnerError: a module cannot be imported; the message names the file, the line and the
             package.
     """
-    for point in entry_points(group="limner"):
+    for point in entry_points(group=GROUP):
         try:
             point.load()
         except (Exception, SystemExit) as error:  # a package may raise anything
-            message = error_in_file(error, _file_of_package(point.module, error))
-            package = point.dist.name if point.dist else point.name
+            package = package_name(point)
+            places = dict.fromkeys(package_places(point.module), package)
+            file, _ = file_in_places(error, places) or (Path(point.module), package)
+            message = error_in_file(error, file)
             raise LimnerError(
                 f"{message}; correct the package '{package}', or type pip uninstall {package}"
             ) from error
-
-
-def _file_of_package(module: str, error: Exception | SystemExit) -> Path:
-    """Return the file of a module's package in which its import failed; the module's name if none
-    did."""
-    package = importlib.util.find_spec(module.partition(".")[0])
-    places = (package.origin, *(package.submodule_search_locations or ())) if package else ()
-    roots = [Path(place) for place in places if place]
-    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [file for file in files if any(file.is_relative_to(root) for root in roots)]
-    return own[-1] if own else Path(module)
 
 
 def _load_families() -> None:

@@ -43,6 +43,7 @@ from limner.contract.errors import DISK_FULL, LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
+from limner.contract.own_code import own_traceback, place_of_error
 from limner.data import png
 from limner.data.picture_files import read_mask, read_picture, read_whole
 from limner.runtime import processes
@@ -161,6 +162,9 @@ def _failure(error: Exception) -> tuple[str, str]:
                 "the disk is full; make room" if error.errno in DISK_FULL else f"{error.strerror}"
             )
             return "storage", f"the pictures cannot be written: {reason}"
+    if place := place_of_error(error):
+        print(own_traceback(error), file=sys.stderr)
+        return "error", f"painting failed in {place}"
     message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return "error", f"painting failed: {message}"
 

@@ -57,7 +57,8 @@ def names_in(file: Path) -> dict[str, list[str]]:
     if not any(names.values()):
         raise LimnerError(
             f"{file} registers no model, metric, sampler or extractor; write @register(...), "
-            "@metric(...) or @sampler(...) above its class, or @extractor(...) above a function"
+            "@metric(...) or @sampler(...) above its class, or @extractor(...) above a function; "
+            "limner data check NAME checks a source of an installed package"
         )
     return names
 
