@@ -1,3 +1,4 @@
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +7,8 @@ import pytest
 from own_package import install_package
 
 from limner.__main__ import main
-from limner.contract.own_code import own_traceback, place_of_error
+from limner.contract.errors import LimnerError
+from limner.contract.own_code import describe, own_traceback, place_of_error
 from limner.data import sources
 
 SOURCE = """
@@ -70,6 +72,21 @@ def test_a_missing_file_of_an_own_source_is_shown_the_same_way(tmp_path, monkeyp
 
 def test_an_error_outside_of_packages_has_no_place():
     assert place_of_error(error_of(lambda: {}["x"])) == ""
+
+
+def test_a_package_is_not_at_fault_if_memory_runs_out(tmp_path, monkeypatch):
+    text = "def act():\n    raise MemoryError('too large')\n"
+    install_package("own_large", text, tmp_path, monkeypatch, sources)
+    error = error_of(importlib.import_module("own_large").act)
+    assert place_of_error(error) == "" and describe(error) == "MemoryError: too large"
+
+
+def test_errors_are_described_in_one_line():
+    assert describe(LimnerError("it broke")) == "it broke"
+    assert describe(KeyError("x\ny")) == "KeyError: 'x\\ny'"
+    assert (
+        describe(ValueError("a\nb")) == "ValueError: a" and describe(ValueError()) == "ValueError"
+    )
 
 
 def test_a_traceback_keeps_the_own_lines_and_the_last(tmp_path):

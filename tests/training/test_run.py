@@ -238,6 +238,22 @@ def test_a_model_that_cannot_paint_samples_is_still_trained(tmp_path, capsys, mo
     assert all(f"no sample sheet at step {step}: too few steps" in output for step in (2, 4))
 
 
+def test_errors_of_sampler_and_metric_do_not_end_a_training(tmp_path, capsys, monkeypatch):
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError("it broke")
+
+    monkeypatch.setattr(ToyDenoiser, "sample", broken)
+    monkeypatch.setattr("limner.training.evaluation.evaluate", broken)
+    run, evaluated = tmp_path / "run", recipe("toy-denoiser", steps=2)
+    evaluated.evaluate["every"] = 100
+    train(evaluated, run, dataset=Ramps(), device="cpu")
+    assert newest(run) == 2
+    output = capsys.readouterr().err
+    assert "in broken" in output  # the traceback, which an author needs
+    assert "no sample sheet at step 2: ZeroDivisionError: it broke" in output
+    assert "not evaluated: ZeroDivisionError: it broke" in output
+
+
 def test_an_interruption_at_a_saved_step_saves_only_once(tmp_path, monkeypatch):
     saved: list[int] = []
     monkeypatch.setattr("limner.training.session.save_state", lambda *args: saved.append(args[1]))
@@ -404,6 +420,14 @@ def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path,
     command = resume if then == "limner resume" else partial(train, r)
     command(run, dataset=Ramps())
     assert newest(run) == 3
+
+
+def test_a_short_run_without_a_finite_step_is_an_error(tmp_path):
+    poisoned = recipe("toy-gan", steps=1)
+    poisoned.model["poison"] = 0
+    expected = r"player 'generator' was not finite at any step; try train\.lr=0\.\d+"
+    with pytest.raises(LimnerError, match=expected):
+        train(poisoned, tmp_path / "run", dataset=Ramps(), device="cpu")
 
 
 def test_a_run_that_stays_not_finite_is_rolled_back_and_stopped(tmp_path, capsys):

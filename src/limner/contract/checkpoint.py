@@ -24,7 +24,7 @@ import limner
 from limner.contract.abilities import Foreign
 from limner.contract.atomic_files import write_durably
 from limner.contract.devices import find_device
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, first_line
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.own_code import place_of_error
@@ -271,14 +271,8 @@ def read_header(path: Path) -> Header:
         return Header.from_json(text)
     except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise LimnerError(
-            f"the header of {path} is damaged ({_brief(error)}); copy it again"
+            f"the header of {path} is damaged ({first_line(error)}); copy it again"
         ) from None
-
-
-def _brief(error: Exception) -> str:
-    """Return the first line of an error, shortened for a one-line message."""
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return message if len(message) <= 200 else message[:197] + "..."
 
 
 def model_file(path: Path | str) -> Path:
@@ -317,7 +311,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         origin = "" if header.version == limner.__version__ else origin
         raise LimnerError(f"{file}{origin}: {error}") from None
     except Exception as error:  # a constructor may raise anything for damaged options
-        why = place_of_error(error) or _brief(error)
+        why = place_of_error(error) or first_line(error)
         raise LimnerError(
             f"the model '{header.model}' that {file} describes cannot be built ({why})"
         ) from None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from limner.contract.errors import error_in_file
+from limner.contract.errors import LimnerError, error_in_file, first_line
 
 GROUP = "limner"
 """The group of entry points with which packages name their modules."""
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's and torch's
 
 
 def package_name(point: EntryPoint) -> str:
@@ -46,9 +47,21 @@ def file_in_places(error: BaseException, places: Mapping[Path, str]) -> tuple[Pa
     return None
 
 
+def describe(error: Exception) -> str:
+    """Return an error as one line: a user error's message, the place in an installed package, or
+    the type and the message."""
+    if isinstance(error, LimnerError):
+        return str(error)
+    kind, message = type(error).__name__, first_line(error)
+    return place_of_error(error) or (kind if message == kind else f"{kind}: {message}")
+
+
 def place_of_error(error: Exception) -> str:
     """Return where in the code of an installed package an error is, such as "FILE, line 7: ..."
-    with the message, and what to do; an empty text if it is not in such code."""
+    with the message, and what to do; an empty text if it is not in such code, or if memory ran out.
+    """
+    if type(error).__name__ in _OUT_OF_MEMORY:
+        return ""
     found = file_in_places(error, _places_of_packages())
     return f"{error_in_file(error, found[0])}; correct the package '{found[1]}'" if found else ""
 

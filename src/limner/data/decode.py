@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, first_line
 
 PIXEL_CAP = 64 * 2**20
 """Largest number of pixels of a picture; 64 megapixels decode to 256 MB."""
@@ -101,7 +101,7 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
     except (UndecodableError, MemoryError):
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
-        raise UndecodableError(str(error).strip() or type(error).__name__) from error
+        raise UndecodableError(first_line(error)) from error
 
 
 def check_pixels(option: str, size: tuple[int, int] | int | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from limner.contract.errors import LimnerError, install, unknown
+from limner.contract.errors import LimnerError, first_line, install, unknown
 from limner.data.folder import CAPTION_COLUMNS
 from limner.data.records import Shard
 from limner.data.rows import ArrowRows, Columns, Groups, ParquetRows, holds_pictures, one_column
@@ -239,9 +239,10 @@ class Hub(Sharded):
         except LimnerError:
             raise
         except Exception as error:  # datasets raises many kinds of errors
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             hint = "" if self._local else "; there is no such local path either"
-            raise LimnerError(f"hf:{self.address} cannot be opened: {lines[0]}{hint}") from None
+            raise LimnerError(
+                f"hf:{self.address} cannot be opened: {first_line(error)}{hint}"
+            ) from None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, first_line
 from limner.contract.noise import Noise, Purpose
 from limner.data.dataset import Dataset
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather, stop
@@ -120,7 +120,7 @@ class NamedSet(Source):
                         download_url(address, partial, file, md5)
                     return Path(partial, file).replace(folder / file)
             except (OSError, RuntimeError) as error:
-                reason = str(error).strip() or type(error).__name__
+                reason = first_line(error)
         raise LimnerError(
             f"{self.name} could not be downloaded ({reason}); set the environment variable "
             f"LIMNER_DATA to a folder that contains {self.folders[0]}/{file}"

@@ -24,7 +24,7 @@ from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
-from limner.contract.own_code import place_of_error
+from limner.contract.own_code import describe
 from limner.contract.registry import foreign, models
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.leaderboard import ComparedSubject, Comparison, Pairs
@@ -110,12 +110,8 @@ def compare(
         say(f"{name} ({i + 1} of {len(names)})")
         try:
             results.append(judge(name))
-        except LimnerError as error:
-            results.append(ComparedSubject(name, error=str(error)))
         except Exception as error:  # a model may raise anything; keep the results of the others
-            line = str(error).strip().partition("\n")[0]
-            line = place_of_error(error) or f"{type(error).__name__}: {line}".rstrip(": ")
-            results.append(ComparedSubject(name, error=line))
+            results.append(ComparedSubject(name, error=describe(error)))
         if results[-1].error:
             say(f"{name} could not be judged: {results[-1].error}")
     if not any(result.report for result in results):

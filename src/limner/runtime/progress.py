@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from limner.contract.errors import LimnerError
+from limner.contract.own_code import describe, own_traceback
 from limner.runtime import processes
 
 _QUIET_SECONDS = 10.0  # between lines if standard error is not a terminal
@@ -16,6 +18,19 @@ def say(line: str) -> None:
     """Print a line on standard error, once for all processes."""
     if processes.first() and sys.stderr:  # a program without a console has none
         print(line, file=sys.stderr, flush=True)
+
+
+def say_error(what: str, error: Exception) -> None:
+    """Print an error after which the work goes on, in one line; and before it a traceback, unless
+    it is a user error.
+
+    Args:
+        what: what failed, such as "no sample sheet at step 7".
+        error: the error.
+    """
+    if not isinstance(error, LimnerError):
+        say(own_traceback(error))
+    say(f"{what}: {describe(error)}")
 
 
 class TrainingProgress:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.contract.atomic_files import atomic_file, write_durably
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, first_line, install
 
 _COPIES = 2_000
 """The largest number of copies that a host keeps."""
@@ -158,5 +158,4 @@ def _raise_os_errors() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise OSError(errno.EIO, message) from error
+        raise OSError(errno.EIO, first_line(error)) from error

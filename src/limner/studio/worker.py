@@ -39,7 +39,7 @@ from limner.commands.sheets.attention import known_words
 from limner.commands.suited_model import better_model
 from limner.commands.task import Work
 from limner.contract.checkpoint import digest, model_file
-from limner.contract.errors import DISK_FULL, LimnerError
+from limner.contract.errors import DISK_FULL, LimnerError, first_line
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
@@ -165,8 +165,7 @@ def _failure(error: Exception) -> tuple[str, str]:
     if place := place_of_error(error):
         print(own_traceback(error), file=sys.stderr)
         return "error", f"painting failed in {place}"
-    message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return "error", f"painting failed: {message}"
+    return "error", f"painting failed: {first_line(error)}"
 
 
 class _Batch:

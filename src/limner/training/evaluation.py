@@ -23,7 +23,7 @@ from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metric import check_name
 from limner.evaluate.report import SUBJECT
 from limner.evaluate.subject import Candidate, Reference, open_reference
-from limner.runtime.progress import say
+from limner.runtime.progress import say_error
 
 PREFIX = "evaluate."
 """Prefix of the numbers' names in the log."""
@@ -116,8 +116,8 @@ class Evaluations:
                 device=str(device),
                 quiet=True,
             )
-        except LimnerError as error:
-            say(f"not evaluated: {error}")
+        except Exception as error:  # a metric of another package may raise anything
+            say_error("not evaluated", error)
             return {}
         return {
             PREFIX + each.name + (f" ({each.extractor})" if each.extractor else ""): each.value

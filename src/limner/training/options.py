@@ -160,6 +160,11 @@ class TrainOptions:
         prefix = f"train.players.{name}."
         return PlayerOptions(**validated(PlayerOptions, values, kind="train option", prefix=prefix))
 
+    def steadier(self) -> str:
+        """Return the command-line options to try after a loss that was not finite."""
+        lr = min(self.lr / 4, TrainOptions.lr)
+        return f"train.lr={lr:g}" + ("" if self.clip else " or train.clip=1")
+
     def assignments(self) -> list[str]:
         """Return the options that decide how well a model learns, as typed in a command."""
         names = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]

@@ -19,7 +19,7 @@ from limner.data.stream import Stream
 from limner.runtime import processes
 from limner.runtime.interrupts import Interrupts
 from limner.runtime.log import LOG_FILE, append_line, line, read_log
-from limner.runtime.progress import TrainingProgress, say
+from limner.runtime.progress import TrainingProgress, say, say_error
 from limner.training.data_record import DataRecord
 from limner.training.evaluation import Evaluations
 from limner.training.log_window import LogWindow
@@ -81,6 +81,11 @@ class Session:
                     continue
                 ends = bool(self.on_step and self.on_step(loop, logs))
                 ends = processes.anyone(ends, loop.device) or loop.step == options.steps
+                if ends and not loop.updates:
+                    raise LimnerError(
+                        f"the loss or gradient of player '{loop.unlucky_player}' was not finite at "
+                        f"any step; try {options.steadier()}"
+                    )
                 progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
                 is_evaluated = self.evaluate(ends)
                 if ends or is_evaluated or self.due(options.log_every):
@@ -159,7 +164,7 @@ class Session:
     def paint(self) -> None:
         """Write a sample sheet, always with the same seeds and conditions.
 
-        If the model cannot paint under these, say why, and continue.
+        If that fails, say why, and continue.
         """
         n, model = self.options.samples, self.loop.calibrated_model()
         if not n or not isinstance(model, GenerativeModel) or not processes.first():
@@ -168,8 +173,8 @@ class Session:
         n = len(c) or n
         try:
             x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
-        except LimnerError as error:
-            say(f"no sample sheet at step {self.loop.step:,}: {error}")
+        except Exception as error:  # a sampler of another package may raise anything
+            say_error(f"no sample sheet at step {self.loop.step:,}", error)
             return
         sheet = png.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
         with self.writing():

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, first_line, install
 from limner.contract.image import ImageSpec
 from limner.contract.text import character_spec
 
@@ -242,7 +242,7 @@ def _open_with(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
         with quietly():
             return kind.from_pretrained(str(folder), **options)
     except Exception as error:  # the libraries raise many kinds of errors
-        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        message = first_line(error)
         raise LimnerError(f"diffusers cannot open {folder} ({message}); copy it again") from None
 
 

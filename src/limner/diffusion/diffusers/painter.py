@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, first_line
 from limner.contract.image import Images
 from limner.contract.noise import Noise
 from limner.diffusion.diffusers.callback_iterator import iterate_callback
@@ -106,7 +106,7 @@ class Painter:
             with OwnStreams(noise):
                 output = self.pipeline(**call_arguments, output_type="np")
         except (TypeError, ValueError) as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            text = first_line(error)
             raise LimnerError(f"{self.name} refuses this: {text}") from None
         images = getattr(output, "images", None)  # "b h w c" in [0, 1]
         x = torch.as_tensor(images if isinstance(images, np.ndarray) else np.zeros((0, 0, 0)))

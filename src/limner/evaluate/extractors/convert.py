@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from limner.contract.checkpoint import save_tensors
+from limner.contract.errors import first_line
 
 
 def convert(source: Path, target: Path) -> None:
@@ -33,4 +34,4 @@ if __name__ == "__main__":
     try:
         convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:  # a damaged or malicious file may make the reader raise anything
-        sys.exit((str(error).strip() or type(error).__name__).splitlines()[0])
+        sys.exit(first_line(error))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.contract.checkpoint import digest_tensors
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, first_line, install
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
@@ -110,7 +110,7 @@ def open_pretrained(
         if missing := sorted(map(str, report["missing_keys"])):
             raise ValueError(f"it lacks the tensor '{missing[0]}'")
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise LimnerError(
             f"there are no weights of {name} in '{source}' ({reason}); give a folder with "
             "config.json and model.safetensors, or a name on the Hugging Face hub"

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from limner.contract.checkpoint import sha256
-from limner.contract.errors import LimnerError, install, writing
+from limner.contract.errors import LimnerError, first_line, install, writing
 from limner.runtime.cache import cache_folder
 from limner.runtime.progress import say
 
@@ -150,7 +150,7 @@ def _download() -> Path:
             raise OSError(f"the file from {ADDRESS} is not the published file")
         return _as_safetensors(partial)
     except OSError as error:
-        reason = str(error).strip() or type(error).__name__
+        reason = first_line(error)
         raise LimnerError(
             f"the weights of inception-v3 could not be downloaded ({reason}); {_remedy()}"
         ) from None
