@@ -422,12 +422,13 @@ def test_a_full_disk_before_the_first_state_is_reported(written, then, tmp_path,
     assert newest(run) == 3
 
 
-def test_a_short_run_without_a_finite_step_is_an_error(tmp_path):
-    poisoned = recipe("toy-gan", steps=1)
-    poisoned.model["poison"] = 0
-    expected = r"player 'generator' was not finite at any step; try train\.lr=0\.\d+"
-    with pytest.raises(LimnerError, match=expected):
-        train(poisoned, tmp_path / "run", dataset=Ramps(), device="cpu")
+def test_a_run_whose_last_steps_are_not_finite_is_rolled_back_too(tmp_path, capsys):
+    poisoned, run = recipe("toy-gan", steps=8, rollbacks=1), tmp_path / "run"
+    poisoned.model["poison"] = 7
+    with pytest.raises(LimnerError, match=r"not finite at step 8, after 1 roll-backs; try"):
+        train(poisoned, run, dataset=Ramps(), device="cpu")
+    assert newest(run) == 6
+    assert "step 8 was not finite; continuing from step 6 with 0.5" in capsys.readouterr().err
 
 
 def test_a_run_that_stays_not_finite_is_rolled_back_and_stopped(tmp_path, capsys):

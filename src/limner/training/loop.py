@@ -81,7 +81,6 @@ class Loop:
         images_seen: number of images seen in these steps; also the number of the next image.
         micro_batches: number of parts of a batch; doubled once when memory runs out.
         unlucky: number of skipped steps in a row, whose loss or gradient was not finite.
-        unlucky_player: name of the player of the last of these.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Loop:
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
-        self.unlucky_player = ""
+        self._nonfinite_player = ""
         self._images_at_once()  # a batch that cannot be split is an error now, not later
         if options.compile:
             for part in model.players().values():
@@ -194,9 +193,11 @@ class Loop:
         """
         scale, count = self.lr_scale / 2, self.rollbacks + 1
         if count > self.options.rollbacks:
+            lr = min(self.options.lr / 4, TrainOptions.lr)
+            clip_hint = "" if self.options.clip else " or train.clip=1"
             raise LimnerError(
-                f"the loss or gradient of player '{self.unlucky_player}' is not finite at step "
-                f"{self.step}, after {self.rollbacks} roll-backs; try {self.options.steadier()}"
+                f"the loss or gradient of player '{self._nonfinite_player}' is not finite at step "
+                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr={lr:g}{clip_hint}"
             )
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
@@ -315,7 +316,7 @@ class Loop:
                 self.unlucky = 0
                 break
             if not self._update(played.player, played.loss, logs):
-                self.unlucky, self.unlucky_player = self.unlucky + 1, played.player.name
+                self.unlucky, self._nonfinite_player = self.unlucky + 1, played.player.name
                 break
         if not logs:
             return {}

@@ -85,7 +85,7 @@ class TrainOptions:
         calibrate_batches: number of batches for models that re-estimate buffers of the averaged
             weights.
         patience: number of non-finite steps in a row after which a run returns to its last state,
-            with half the learning rate.
+            with half the learning rate; the last step must be finite.
         rollbacks: how often a run may return in this way before it stops.
         players: lr, betas and weight_decay of single players, by the player's name.
         frozen: parts that are not trained, each given by a part of its weights' names, such as
@@ -159,11 +159,6 @@ class TrainOptions:
         values = (self.players or {}).get(name, {})
         prefix = f"train.players.{name}."
         return PlayerOptions(**validated(PlayerOptions, values, kind="train option", prefix=prefix))
-
-    def steadier(self) -> str:
-        """Return the command-line options to try after a loss that was not finite."""
-        lr = min(self.lr / 4, TrainOptions.lr)
-        return f"train.lr={lr:g}" + ("" if self.clip else " or train.clip=1")
 
     def assignments(self) -> list[str]:
         """Return the options that decide how well a model learns, as typed in a command."""

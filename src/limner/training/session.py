@@ -76,16 +76,12 @@ class Session:
                 start = time.perf_counter()
                 logs = loop.advance()
                 self.window.add(logs, time.perf_counter() - start)
-                if loop.unlucky >= options.patience:
+                patience = options.patience if loop.step < options.steps else 1
+                if loop.unlucky >= patience:
                     self.roll_back()
                     continue
                 ends = bool(self.on_step and self.on_step(loop, logs))
                 ends = processes.anyone(ends, loop.device) or loop.step == options.steps
-                if ends and not loop.updates:
-                    raise LimnerError(
-                        f"the loss or gradient of player '{loop.unlucky_player}' was not finite at "
-                        f"any step; try {options.steadier()}"
-                    )
                 progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
                 is_evaluated = self.evaluate(ends)
                 if ends or is_evaluated or self.due(options.log_every):
@@ -117,6 +113,8 @@ class Session:
     def roll_back(self) -> None:
         """Return to the newest state with half the learning rate."""
         state, step = load_state(self.run / "state", say), self.loop.step
+        others = self.loop.unlucky - 1
+        before = f", and {others} before it" if others else ""
         if state is None:
             raise LimnerError(
                 f"all states of {self.run} are damaged; train again, into another --run"
@@ -125,8 +123,8 @@ class Session:
         self.forget_later()
         self.window = LogWindow()
         say(
-            f"{self.options.patience} steps in a row up to {step:,} were not finite; continuing "
-            f"from step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
+            f"step {step:,} was not finite{before}; continuing from step {self.loop.step:,} with "
+            f"{self.loop.lr_scale:g} of the learning rate"
         )
 
     def forget_later(self) -> None:
