@@ -452,6 +452,10 @@ MISTAKES = {
         VDM(SPEC, channels=(4,), hidden=4), {"likelihood": {"terms": 2}, "metrics": ["kid"]},
         "likelihood.terms has no effect without the metric likelihood; name it with --metrics",
     ),
+    "an extractor without effect": (
+        VDM(SPEC, channels=(4,), hidden=4), {"metrics": ["likelihood"], "extractor": "lite0"},
+        "an extractor has no effect on likelihood; leave it out",
+    ),
     "a sampler of pictures": (
         Shades(9), {"sampler": {"steps": 3}}, "have no sampler; leave sampler.steps out",
     ),

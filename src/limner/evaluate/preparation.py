@@ -86,6 +86,12 @@ def prepare(
             f"likelihood.{next(iter(likelihood))} has no effect without the metric likelihood; "
             "name it with --metrics, or leave the option out"
         )
+    is_named = metrics and isinstance(extractor, str)
+    if is_named and not any(metric.extractor for metric in needs):
+        raise LimnerError(
+            f"an extractor has no effect on {' and '.join(metrics)}; leave it out, or name other "
+            "metrics (limner metrics)"
+        )
     pictures, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
         pictures = pictures.first(SAMPLES)
