@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timing import options_parser
+from timing import model_name, options_parser
 from torch import Tensor, nn
 
 from limner.contract.bundled import load
@@ -88,7 +88,9 @@ def probe_accuracy(tokens: Float[Tensor, "n d"], truth: Bool[Tensor, "n"]) -> fl
 @torch.no_grad()
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("model", help="run, model file, or name of a bundled model")
+    parser.add_argument(
+        "model", type=model_name, help="run, model file, or name of a bundled model"
+    )
     parser.add_argument("-n", type=int, default=3000, help="number of captions")
     args = parser.parse_args()
     torch.set_num_threads(1)

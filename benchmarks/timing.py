@@ -151,3 +151,15 @@ def options_parser(docstring: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def model_name(name: str) -> str:
+    """Return the name of a run, model file or bundled model; the parser refuses any other."""
+    from limner.contract.bundled import find_model  # not above: peers import this file, too
+    from limner.contract.errors import LimnerError
+
+    try:
+        find_model(name)
+    except LimnerError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import options_parser, show
+from timing import model_name, options_parser, show
 
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
@@ -98,7 +98,9 @@ def mean_text(values: Sequence[float]) -> str:
 @torch.no_grad()
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("model", help="run, model file, or name of a bundled model")
+    parser.add_argument(
+        "model", type=model_name, help="run, model file, or name of a bundled model"
+    )
     parser.add_argument(
         "-n", type=int, default=12, help="number of captions; 4 n scenes on plain ground"
     )

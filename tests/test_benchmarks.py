@@ -91,3 +91,15 @@ def test_every_benchmark_explains_itself():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("usage: ") == len(scripts)
+
+
+def test_a_model_that_does_not_exist_is_refused_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+):
+    timing = runpy.run_path(str(BENCHMARKS / "timing.py"))
+    parser = timing["options_parser"]("A benchmark.")
+    parser.add_argument("model", type=timing["model_name"])
+    assert parser.parse_args(["gan"]).model == "gan"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["nowhere"])
+    assert "there is no run, model folder or model file 'nowhere'" in capsys.readouterr().err

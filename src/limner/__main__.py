@@ -81,7 +81,7 @@ def _one_line(error: Exception) -> str:
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
     if type(error).__name__ == "NoArgsIsHelpError":
         return message
-    line = " ".join(message.split()).rstrip(".")
+    line = " ".join(message.split()).rstrip(".").replace(": Value error, ", ": ")
     return f"limner: {line[:1].lower()}{line[1:]}"
 
 

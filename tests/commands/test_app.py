@@ -321,6 +321,10 @@ MISTAKES = {
         "path with spaces or braces needs quotes",
     ),
     "two subjects": (["evaluate", "emoji", "pictures"], "'pictures' is a second subject"),
+    "unknown format": (
+        ["export", "emoji", "x", "--format", "webb"],
+        "limner: invalid value for '--format': 'webb' is not one of 'diffusers', 'onnx', 'web'",
+    ),
     "no ONNX file": (["export", "emoji", ".", "--format", "onnx"], "give NAME.onnx"),
     "no such recipe": (["train", "nowhere.toml"], "there is no recipe nowhere.toml"),
     "unknown section": (["train", "edm", "emoji", "trian.steps=3"], "did you mean 'train'?"),

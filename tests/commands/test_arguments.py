@@ -7,7 +7,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from limner.commands.app import app
 from limner.commands.arguments import Out, output_file, split_arguments
+from limner.contract.errors import LimnerError
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,18 @@ def test_a_default_file_name_is_numbered_and_a_message_says_so():
     message = "sample.png exists already and is kept; the output file is sample-3.png"
     assert written_file() == ("sample-3.png", message)
     assert written_file("-o", "sample.png") == ("sample.png", ""), "named explicitly"
+
+
+def test_a_command_that_fails_does_not_announce_a_file(capsys: pytest.CaptureFixture[str]):
+    Path("sample.png").touch()
+    with pytest.raises(LimnerError, match="unknown sampler option 'stepss'"):
+        app(["sample", "-m", "gan", "sampler.stepss=3"], standalone_mode=False)
+    with pytest.raises(LimnerError, match="unknown sampler option 'stepss'"):
+        app(
+            ["sample", "-m", "gan", "sampler.stepss=3", "--hint", "sample.png", "-o", "sample.png"],
+            standalone_mode=False,
+        )
+    assert capsys.readouterr() == ("", "")
 
 
 def test_separate_files_are_not_overwritten():

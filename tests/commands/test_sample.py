@@ -88,6 +88,8 @@ def test_unguided_models_refuse_negative_prompts_and_control_strengths(tmp_path:
         open_model(Request(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
     with pytest.raises(LimnerError, match="gan models have no control; leave --strength out"):
         open_model(Request(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
+    with pytest.raises(LimnerError, match=r"leave sampler\.control_interval out"):
+        open_model(Request(str(tmp_path / "m"), sampler={"control_interval": [0, 0.5]}))
     save_model(build("flow-matching", ImageSpec(1, 8, 8), channels=(8,)), tmp_path / "no-text")
     with pytest.raises(LimnerError, match="trained without text; leave --negative out"):
         open_model(Request(str(tmp_path / "no-text"), negative="brown"))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
 from limner.commands.task import Work
 from limner.contract.abilities import Translates
@@ -92,6 +93,8 @@ def test_what_cannot_be_translated_is_refused(models, pictures: Path):
         translate_sheet([pictures / "0.png"], Request(models["pix2pix"]), "ink")
     with pytest.raises(LimnerError, match="no pictures to translate"):
         translate_sheet([], Request(models["pix2pix"]), "B")
+    with pytest.raises(LimnerError, match="type limner translate FILE -m MODEL"):
+        paint_sheet(Request(models["cyclegan"]))
 
 
 def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, monkeypatch):

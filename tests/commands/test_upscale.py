@@ -12,6 +12,7 @@ from scenes import TEXT
 from limner.__main__ import main
 from limner.commands.pictures import Sheet
 from limner.commands.request import Request
+from limner.commands.sheets.sample import paint_sheet
 from limner.commands.sheets.upscale import (
     UPSCALE,
     Enlargement,
@@ -188,6 +189,12 @@ def test_a_page_shows_before_and_after(models):
 def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path):
     with pytest.raises(LimnerError, match="is a folder; give a picture in it"):
         read_frames(tmp_path)
+
+
+def test_sampling_from_an_upscaler_without_a_picture_names_the_command(models):
+    for name in ("srgan", "sr3"):
+        with pytest.raises(LimnerError, match="type limner upscale FILE -m MODEL"):
+            paint_sheet(Request(models[name]))
 
 
 def test_invalid_requests_are_refused_in_one_line(models):

@@ -53,11 +53,24 @@ def png_file(out: Path) -> Path:
 
 @no_type_check  # typer hands over the context's base class
 def numbered(context: typer.Context, out: Path) -> Path:
-    """Return the output file; if none was given and the default exists, a numbered one."""
+    """Return the output file; if none was given and the default exists, a numbered one.
+
+    A message says so once the command is done, but not after an error.
+    """
     source = context.get_parameter_source("out")
     is_given = source is not None and source.name != "DEFAULT"
     flags = [name for name, value in context.params.items() if value is True]
-    return out if is_given or not _existing_file(out, flags) else free_file(out, flags)
+    if is_given or not _existing_file(out, flags):
+        return out
+    free, message = _free_file(out, flags)
+    context.with_resource(_message_at_the_end(message))
+    return free
+
+
+@contextmanager
+def _message_at_the_end(message: str) -> Iterator[None]:
+    yield
+    typer.echo(message, err=True)
 
 
 @no_type_check
@@ -65,19 +78,24 @@ def _numbered_png(context: typer.Context, out: Path) -> Path:
     return numbered(context, png_file(out))
 
 
-def free_file(file: Path, flags: Collection[str] = ()) -> Path:
+def free_file(file: Path) -> Path:
     """Return the first of NAME-2.png, NAME-3.png, ... that is free, and report it.
 
     Args:
         file: PNG file that is not free.
-        flags: names of the flags that were given, such as "gif".
     """
+    free, message = _free_file(file)
+    typer.echo(message, err=True)
+    return free
+
+
+def _free_file(file: Path, flags: Collection[str] = ()) -> tuple[Path, str]:
+    """Return the first numbered file that is free with these flags, and a message."""
     number = 2
     while _existing_file(free := file.with_stem(f"{file.stem}-{number}"), flags):
         number += 1
     existing = _existing_file(file, flags) or file
-    typer.echo(f"{existing} exists already and is kept; the output file is {free}", err=True)
-    return free
+    return free, f"{existing} exists already and is kept; the output file is {free}"
 
 
 def _existing_file(file: Path, flags: Collection[str]) -> Path | None:

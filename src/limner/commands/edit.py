@@ -94,7 +94,7 @@ def edit_command(
     from limner.commands.sheets.reword import reword_sheet
 
     files, options = split_arguments(arguments, "sampler")
-    file = output_file(out, [*map(Path, files), *([mask] if mask else [])])
+    read = [*map(Path, files), *([mask] if mask else [])]
     changes = [f"replace:{text}" for text in replace_words or []]
     changes += [f"refine:{text}" for text in refine or []]
     changes += [f"weight:{text}" for text in weight or []]
@@ -113,7 +113,7 @@ def edit_command(
             )
         request = Request.single(model, None, None, size=size, **options)
         sheet, request = instruct_sheet(Path(files[0]), request, instruct, device, **overrides)
-        print_paths(write(sheet, request, output_file(file, [*map(Path, request.hints)])))
+        print_paths(write(sheet, request, output_file(out, [*read, *map(Path, request.hints)])))
         return
     if changes:
         if not (keep is mask is rounds is feather is None):
@@ -128,7 +128,7 @@ def edit_command(
         )
         settings = {"strength": strength, "device": device, **overrides}
         sheet, request = reword_sheet(Path(files[0]), request, **settings)
-        print_paths(write(sheet, request, file))
+        print_paths(write(sheet, request, output_file(out, read)))
         return
     if limits:
         raise LimnerError(
@@ -140,4 +140,4 @@ def edit_command(
     kwargs = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
     kwargs["feather"] = feather
     sheet, request = edit_sheet([*map(Path, files)], request, **kwargs)
-    print_paths(write(sheet, request, file))
+    print_paths(write(sheet, request, output_file(out, read)))

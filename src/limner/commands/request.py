@@ -27,7 +27,11 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import say
 
 _LARGEST_SIDE = 4096  # pixels of a side of a painted picture
-_STRENGTHS = ("control_strength", "control_weights")  # the options that --strength sets
+_CONTROLS = {  # the options of controls, with what a person types for them
+    "control_strength": "--strength",
+    "control_weights": "--strength",
+    "control_interval": "sampler.control_interval",
+}
 _PAINTED = ("paint", "reword")  # tasks that need only words and seeds to repeat
 _Text = Annotated[str, Field(max_length=100_000)]
 _Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
@@ -246,8 +250,9 @@ def sampler_options(model: GenerativeModel, path: Path | str, request: Request) 
             guidance.
     """
     known = model.sample_schema()["properties"]
-    if any(name in request.sampler and name not in known for name in _STRENGTHS):
-        raise LimnerError(f"{model.name} models have no control; leave --strength out")
+    for name in request.sampler:
+        if name in _CONTROLS and name not in known:
+            raise LimnerError(f"{model.name} models have no control; leave {_CONTROLS[name]} out")
     file = model_file(path)
     defaults = usual_options(model, read_header(file).recipe, file)
     options = model.sampler_options(defaults | request.sampler)

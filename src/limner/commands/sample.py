@@ -92,7 +92,6 @@ def sample_command(
     from limner.commands.suited_model import with_suited_model
     from limner.runtime.progress import say
 
-    file = output_file(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = split_arguments(arguments, "sampler")
     settings = {
         "model": model,
@@ -122,12 +121,12 @@ def sample_command(
         )
     if request.vary and request.n == 1:
         say("--vary changes all pictures of a row but the first; give -n 8 for seven variations")
-    file = output_file(file, [*map(Path, request.hints)], separate)
     enlargement = Enlargement.of(upscale, upscaler, like)
     enlarge_sheet = enlargement.open(device)
     forming = strip or gif
     sheet, request = paint_sheet(request, device=device, forming=forming, separate=separate)
     sheet = enlarge_sheet(sheet, request)
+    file = output_file(out, [*([like] if like else []), *map(Path, request.hints)], separate)
     flags = {"separate": separate, "strip": strip, "gif": gif}
     print_paths(
         write(sheet, request, file, enlarge=enlarge, processing=enlargement.settings(), **flags)

@@ -179,6 +179,7 @@ class Translates(GenerativeModel):
     """
 
     condition = "required"
+    hint_command = "type limner translate FILE -m MODEL"
     ways: ClassVar[tuple[Domain, ...]] = ("B",)
     """The domains that it can translate to."""
     needs_pairs: ClassVar[bool] = False

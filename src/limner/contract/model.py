@@ -272,6 +272,8 @@ class GenerativeModel(Learner):
 
     condition: Literal["optional", "required"] = "optional"
     """required: without a condition, labels are drawn with the data's frequencies."""
+    hint_command: ClassVar[str] = "give sample --hint FILE"
+    """How its conditioning image is given on the command line."""
     at_once: int = SAMPLE_BATCH
     """The largest number of pictures that are painted together."""
 
@@ -371,9 +373,8 @@ class GenerativeModel(Learner):
         spec = self.spec
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
-                raise LimnerError(
-                    "this model paints from a conditioning image; give sample --hint FILE"
-                )
+                advice = self.hint_command
+                raise LimnerError(f"this model paints from a conditioning image; {advice}")
             if spec.labels and c.label is None:
                 return replace(c, label=draw_labels(spec, noise))
         return c

@@ -236,6 +236,12 @@ def _is_text(annotation: Any) -> bool:
     return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
 
+def _fixed_length(annotation: Any) -> int | None:
+    """Return how many values an option has, if it has several and their number is fixed."""
+    tuples = [get_args(kind) for kind in kinds_of(annotation) if get_origin(kind) is tuple]
+    return len(tuples[0]) if tuples and ... not in tuples[0] else None
+
+
 def validated(
     function: Callable[..., Any],
     values: Mapping[str, Any],
@@ -276,13 +282,16 @@ def validated(
         first = error.errors()[0]
         option, *path = first["loc"]
         name = prefix + ".".join([str(option), *(str(i) for i in path if isinstance(i, int))])
-        if first["type"] == "missing":
+        if first["type"] == "missing" and not path:
             raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
         message = first["msg"][0].lower() + first["msg"][1:]
         message = message.removeprefix("value error, ").replace(" after validation", "")
-        if first["type"] == "tuple_type":
-            is_text = "str" in str(schema.model_fields[str(option)].annotation)
-            message = f"give {'names' if is_text else 'numbers'} with commas"
+        annotation = schema.model_fields[str(option)].annotation
+        count = _fixed_length(annotation)
+        if first["type"] == "tuple_type" or (count and first["type"] in ("missing", "too_long")):
+            name = prefix + str(option)
+            names = "names" if "str" in str(annotation) else "numbers"
+            message = f"give {count or ''} {names} with commas".replace("  ", " ")
         elif first["type"].startswith("bool"):
             message = "give true or false"
         if option not in values:

@@ -142,6 +142,7 @@ class Upscales(GenerativeModel):
     """A model that makes pictures larger: its conditioning image is the small picture."""
 
     condition = "required"
+    hint_command = "type limner upscale FILE -m MODEL"
     margin: ClassVar[int] = 4
     """Width of a tile's border, in small pixels, where a picture is made only from the next
     tile."""

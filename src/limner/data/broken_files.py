@@ -27,8 +27,9 @@ def check_broken(broken: Reasons, total: int, typed: str, share: float) -> None:
     """
     if too_many(len(broken), total, share):
         first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])
+        more = f"; to allow more, give data.broken (now {share:g})" if len(broken) < total else ""
         raise LimnerError(
             f"{len(broken)} of {total} pictures of {typed} are broken: {first}"
             f"{', ...' if len(broken) > 3 else ''}; to see all, type: limner data check "
-            f"{shlex.quote(typed)}; to allow more, give data.broken (now {share:g})"
+            f"{shlex.quote(typed)}{more}"
         )

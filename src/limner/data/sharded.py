@@ -122,6 +122,8 @@ class Sharded(Source):
         if self.split == "test" and not self.holdout and not is_split:
             raise LimnerError("no pictures are held out; give for example data.holdout=0.1")
         index = index_shards(self.shards())
+        if self.image_key and not len(index) and self.image_key not in index.keys:
+            report(_no_part("picture", "image", self.image_key, index))
         sieve = _Sieve(index)
         captioned = self._sift("caption", sieve, report)
         has_labels = self._sift("label", sieve, report)
@@ -148,11 +150,7 @@ class Sharded(Source):
         if not is_wanted or not (is_present or key):
             return False
         if not is_present:
-            keys = ["json.FIELD" if name == "json" else name for name in sieve.index.keys]
-            report(
-                f"no record has its {part} under '{key}'; give another data.{part}_key, of "
-                f"{', '.join(keys) or 'none'}"
-            )
+            report(_no_part(part, part, str(key), sieve.index))
         sieve.need(~faulty, f"its {part} is not UTF-8 text; save it as UTF-8")
         sieve.need(mask, f"no {part}")
         return is_present
@@ -185,6 +183,15 @@ class Sharded(Source):
         if not len(selection.numbers):
             raise none_in(typed, self.split)
         return Records(self, typed, selection)
+
+
+def _no_part(part: str, option: str, key: str, index: Index) -> str:
+    """Return the message for a key under which no record has a part."""
+    keys = ["json.FIELD" if name == "json" and option != "image" else name for name in index.keys]
+    return (
+        f"no record has its {part} under '{key}'; give another data.{option}_key, of "
+        f"{', '.join(keys) or 'none'}"
+    )
 
 
 class _Sieve:
