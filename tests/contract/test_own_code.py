@@ -3,10 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toys
 from own_package import install_package
 
 from limner.__main__ import main
-from limner.contract.own_code import own_traceback, place_of_error
+from limner.contract.own_code import changed_code, own_traceback, place_of_error
+from limner.contract.registry import entry
 from limner.data import sources
 
 SOURCE = """
@@ -70,6 +72,11 @@ def test_a_missing_file_of_an_own_source_is_shown_the_same_way(tmp_path, monkeyp
 
 def test_an_error_outside_of_packages_has_no_place():
     assert place_of_error(error_of(lambda: {}["x"])) == ""
+
+
+def test_only_the_code_of_a_package_may_have_another_version_than_limner():
+    assert changed_code(entry("vae").model) == ""
+    assert "install the version that wrote the file" in changed_code(toys.TwoStep)
 
 
 def test_a_traceback_keeps_the_own_lines_and_the_last(tmp_path):
