@@ -102,8 +102,7 @@ class Own(GenerativeModel):
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, width: int = 0.5)",
-            "model option model.width=0.5: input should be a valid integer, got a number with a "
-            "fractional part; correct this default in its signature",
+            "the default 0.5 of the option width of Own is not valid: input should be a valid integ",
         ),
         (
             "        self.w =",
