@@ -1,6 +1,8 @@
 """ONNX files paint the models' pictures; the steps of every sampler are a table of sums."""
 
+import importlib
 import json
+import sys
 from collections import deque
 from dataclasses import replace
 
@@ -366,6 +368,18 @@ def test_models_without_a_graph_are_refused(tmp_path, model, options, message):
             painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, store="float32"
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_library_that_is_missing_is_named_before_the_conversion(monkeypatch, name):
+    for part in [*sys.modules]:
+        if part.partition(".")[0] == name:
+            monkeypatch.delitem(sys.modules, part)
+    for part in ("onnx_graph", "onnx_functions"):
+        monkeypatch.delitem(sys.modules, f"limner.commands.exports.{part}")
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(LimnerError, match=f"ONNX files need {name}; type: pip install"):
+        importlib.import_module("limner.commands.exports.onnx_graph")
 
 
 def test_incompatible_arguments_are_refused(tmp_path):

@@ -359,6 +359,7 @@ def test_an_unknown_option_names_the_file_and_its_version(tmp_path: Path):
         f"{path}, by limner 9.0 (this is {limner.__version__}): unknown model"
     )
     assert "'model.zoom'" in message
+    assert "; if the package of this model has changed, install the version that" in message
 
 
 def test_an_unknown_sampler_option_names_the_file(model: toys.TwoStep):

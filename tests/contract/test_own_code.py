@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toys
 from own_package import install_package
 
 from limner.__main__ import main
 from limner.contract.errors import LimnerError
-from limner.contract.own_code import describe, own_traceback, place_of_error
+from limner.contract.own_code import changed_code, describe, own_traceback, place_of_error
+from limner.contract.registry import entry
 from limner.data import sources
 
 SOURCE = """
@@ -87,6 +89,11 @@ def test_errors_are_described_in_one_line():
     assert (
         describe(ValueError("a\nb")) == "ValueError: a" and describe(ValueError()) == "ValueError"
     )
+
+
+def test_only_the_code_of_a_package_may_have_another_version_than_limner():
+    assert changed_code(entry("vae").model) == ""
+    assert "install the version that wrote the file" in changed_code(toys.TwoStep)
 
 
 def test_a_traceback_keeps_the_own_lines_and_the_last(tmp_path):

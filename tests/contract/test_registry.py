@@ -308,6 +308,23 @@ def test_a_sampling_option_with_the_name_of_an_argument_of_sample_is_refused():
         register("toy-seeded", family="gans", paper=PAPER)(Seeded)
 
 
+def test_a_default_of_another_type_is_refused():
+    class Typed(toys.TwoStep):
+        def __init__(self, spec: ImageSpec, width: int = "200", other: Any = "x") -> None:  # pyright: ignore
+            super().__init__(spec)
+
+    expected = (
+        "the default '200' of the option width of Typed is not valid: input should be a valid"
+    )
+    with pytest.raises(LimnerError, match=expected):
+        register("toy-typed", family="diffusion", paper=PAPER)(Typed)
+
+
+def test_the_defaults_of_all_models_have_the_types_of_their_options():
+    for each in models().values():
+        registry._check_defaults(each.model)
+
+
 def test_an_option_called_name_is_refused():
     class Called(toys.Pixels):
         """A model whose option could not be set, because model.name is the model's name."""

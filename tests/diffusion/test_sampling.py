@@ -102,6 +102,8 @@ class Own(Sampler):
     [
         (lambda to: to.x, "step of Own returns Tensor; return State(x, x_hat)"),
         (lambda to: None, "step of Own returns NoneType; return State(x, x_hat)"),
+        (lambda to: State(to.x, None), "step of Own returns NoneType in State; return State(x, x"),
+        (lambda to: State(to.x, to.x[:1]), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
         (lambda to: State(to.x[:1], to.x), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
     ],
 )

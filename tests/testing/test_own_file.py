@@ -102,8 +102,7 @@ class Own(GenerativeModel):
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, width: int = 0.5)",
-            "model option model.width=0.5: input should be a valid integer, got a number with a "
-            "fractional part; correct this default in its signature",
+            "the default 0.5 of the option width of Own is not valid: input should be a valid int",
         ),
         (
             "        self.w =",
@@ -295,3 +294,8 @@ def test_a_model_is_trained_on_emoji_in_the_form_it_takes(
     file.write_text(text, encoding="utf-8")
     assert main([str(file)]) == 0, capsys.readouterr().err
     assert f"own: loss of {size} x {size} emoji" in capsys.readouterr().out
+
+
+def test_a_model_that_needs_another_is_trained_with_that_of_its_tiny_options(monkeypatch):
+    monkeypatch.setattr(own_file, "_STEPS", 2)
+    assert own_file.train_briefly("reflow").startswith("reflow: loss of 8 x 8 emoji")

@@ -631,6 +631,18 @@ def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):
         processes.join(torch.device("cpu"))
 
 
+def test_a_run_of_an_older_version_of_a_package_is_named(tmp_path, monkeypatch):
+    def refuse(*_: object, **options: object) -> None:
+        raise LimnerError("unknown model option 'model.width'")
+
+    run = tmp_path / "run"
+    stop_at(run, 1)
+    monkeypatch.setattr("limner.training.run.build", refuse)
+    expected = "run: unknown model option 'model.width'; if the package of this model has changed"
+    with pytest.raises(LimnerError, match=expected):
+        resume(run, ["train.steps=2"], dataset=Ramps(), device="cpu")
+
+
 def test_a_run_of_another_recipe_is_not_resumed_after_a_restart(tmp_path, monkeypatch):
     run = tmp_path / "my run"
     stop_at(run, 1)

@@ -62,6 +62,8 @@ def export_command(
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"'{to}' is not an ONNX file; give NAME.onnx")
+    from limner.commands.exports.onnx_file import write_onnx  # which says what is not installed
+
     painter, sampler_options = open_model(Request.of({"model": model, **sampler}), "cpu")
     say("converting the networks; this can take some minutes")
     if form == "web":
@@ -71,7 +73,5 @@ def export_command(
         write_web(painter.eval(), sampler_options, to, store=store or "float16", **page)
         typer.echo(f"{to}  (to try it: python -m http.server -d {to})")
         return
-    from limner.commands.exports.onnx_file import write_onnx
-
     difference = write_onnx(painter.eval(), sampler_options, to, n=n or 1, store=store or "float32")
     typer.echo(f"{to}  (differs from the model by at most {difference:.1e})")

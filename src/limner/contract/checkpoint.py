@@ -27,7 +27,7 @@ from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError, first_line
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import GenerativeModel, Learner
-from limner.contract.own_code import place_of_error
+from limner.contract.own_code import changed_code, place_of_error
 from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, entry_of, foreign
 from limner.contract.torch_defaults import usual_defaults
@@ -301,7 +301,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     target = find_device(device)
     file = model_file(path)
     header = read_header(file)
-    entry_of(header.model, file)
+    advice = changed_code(entry_of(header.model, file).model)
     try:
         model = build(header.model, header.spec, **header.config)
     except LimnerError as error:
@@ -309,7 +309,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
             raise
         origin = f", by limner {header.version} (this is {limner.__version__})"
         origin = "" if header.version == limner.__version__ else origin
-        raise LimnerError(f"{file}{origin}: {error}") from None
+        raise LimnerError(f"{file}{origin}: {error}{advice}") from None
     except Exception as error:  # a constructor may raise anything for damaged options
         why = place_of_error(error) or first_line(error)
         raise LimnerError(
@@ -412,8 +412,9 @@ def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) ->
     kinds = {"lacks": missing, "has the unknown": extra, "has a misshapen": shapes}
     for kind, names in kinds.items():
         if names:
+            advice = changed_code(type(model)) or "; it may come from another version of limner"
             raise LimnerError(
                 f"{source} does not fit the model '{model.name}': it {kind} tensor "
-                f"'{min(names)}' ({len(names)} such); it may come from another version of limner"
+                f"'{min(names)}' ({len(names)} such){advice}"
             )
     model.load_state_dict(weights)

@@ -2,7 +2,7 @@
 too."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -84,7 +84,10 @@ class Choices(Generic[_Base]):
         for option in options:
             self._check_field(of, option)
         self._check_signatures(of)
-        for field, its_type in _check_defaults(of).items():
+        types, instance = _field_types(of), of()
+        defaults = {option.name: getattr(instance, option.name) for option in options}
+        check_defaults(types, defaults, of.__name__)
+        for field, its_type in types.items():
             for other in self.having(field):
                 known = _field_types(self._classes[other])[field]
                 if other != name and repr(known | None) != repr(its_type | None):
@@ -188,24 +191,27 @@ def _field_types(of: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(of)}
 
 
-def _check_defaults(of: type[Any]) -> dict[str, Any]:
-    """Check the defaults of a data class's fields, and return their types by name.
+def check_defaults(types: Mapping[str, Any], defaults: Mapping[str, Any], owner: str) -> None:
+    """Check the defaults of options.
 
     Nothing converts a default, so `"3"` is not one of an `int`, although a person may type it.
 
+    Args:
+        types: the types of the options, by name.
+        defaults: the defaults of all of them.
+        owner: the name of the class or function that has the options.
+
     Raises:
-        LimnerError: a default does not fit the type of its field.
+        LimnerError: a default does not fit the type of its option.
     """
-    types, instance = _field_types(of), of()
     config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), strict=True)
     for name, kind in types.items():
-        default = getattr(instance, name)
+        default = defaults[name]
         try:
             create_model("Option", __config__=config, value=(kind, ...))(value=default)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
             raise LimnerError(
-                f"the default {default!r} of the option {name} of {of.__name__} is not valid: "
+                f"the default {default!r} of the option {name} of {owner} is not valid: "
                 f"{message[0].lower()}{message[1:]}"
             ) from None
-    return types

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from limner.contract.errors import LimnerError, error_in_file, first_line
+from limner.contract.names import is_own
 
 GROUP = "limner"
 """The group of entry points with which packages name their modules."""
@@ -84,6 +85,18 @@ def own_traceback(error: Exception, places: Mapping[Path, str] | None = None) ->
             shown.stack = traceback.StackSummary.from_list([*own, *last])
         shown = shown.__cause__ or shown.__context__
     return "".join(top.format()).rstrip()
+
+
+def changed_code(of: type) -> str:
+    """Return the end of a message for a file that does not fit its model's code: what to do if the
+    package of that model has changed; empty for a model of limner.
+
+    Args:
+        of: the model's class.
+    """
+    if is_own(of):
+        return ""
+    return "; if the package of this model has changed, install the version that wrote the file"
 
 
 def _places_of_packages() -> dict[Path, str]:

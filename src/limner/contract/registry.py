@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from limner.contract.choices import check_defaults
 from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
@@ -206,11 +207,14 @@ def _check_class(model: type[Learner]) -> None:
 
 
 def _check_options(model: type[Learner]) -> None:
-    """Refuse options whose names are reserved, and an unknown value of `condition`.
+    """Refuse options whose names are reserved, defaults of another type than that of their option,
+    and an unknown value of `condition`.
 
     Raises:
-        LimnerError: there is such an option or value.
+        LimnerError: there is such an option, default or value.
     """
+    if not is_own(model):  # a test checks those of the library, which takes time
+        _check_defaults(model)
     if hasattr(model, "frames") and "seed" in option_names(model.frames):  # pyright: ignore
         raise LimnerError(
             f"frames of {model.__name__} has an option seed, which sample and watch take for the "
@@ -224,6 +228,18 @@ def _check_options(model: type[Learner]) -> None:
     choices, condition = ("optional", "required"), getattr(model, "condition", "optional")
     if isinstance(condition, str) and condition not in choices:
         raise unknown("word", condition, choices, f"condition of {model.__name__}")
+
+
+def _check_defaults(model: type[Learner]) -> None:
+    """Refuse defaults of another type than that of their option."""
+    options = parameters_of(model.__init__).items()
+    defaults = {name: p.default for name, p in options if p.default is not p.empty}
+    types = {
+        name: p.annotation
+        for name, p in options
+        if name in defaults and p.annotation is not p.empty and not isinstance(p.annotation, str)
+    }
+    check_defaults(types, defaults, model.__name__)
 
 
 @cache

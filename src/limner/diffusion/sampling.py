@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict, cast
 
 import torch
 from jaxtyping import Float
@@ -178,15 +178,21 @@ class Plan(NamedTuple):
         """Check the result of a sampler's step.
 
         Raises:
-            LimnerError: it is not a `State`, or its shape differs from that of x.
+            LimnerError: it is not a `State` of two tensors, or their shapes differ from that of x.
         """
         name = type(self.sampler).__name__
         if not isinstance(state, State):
             kind = type(state).__name__
             raise LimnerError(f"step of {name} returns {kind}; return State(x, x_hat)")
-        if state.x.shape != x.shape:
-            after, before = (" x ".join(map(str, images.shape)) for images in (state.x, x))
-            raise LimnerError(f"step of {name} turns {before} into {after}; keep the shape of at.x")
+        for images in cast("tuple[object, ...]", state[:2]):
+            if not isinstance(images, Tensor):
+                kind = type(images).__name__
+                raise LimnerError(f"step of {name} returns {kind} in State; return State(x, x_hat)")
+            if images.shape != x.shape:
+                after, before = (" x ".join(map(str, each.shape)) for each in (images, x))
+                raise LimnerError(
+                    f"step of {name} turns {before} into {after}; keep the shape of at.x"
+                )
         return state
 
     def end(self, x: Images, c: Condition, noise: Noise) -> Images:

@@ -22,7 +22,7 @@ from limner.data import Dataset
 from limner.data.mixed import MixedSources
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
-from limner.evaluate.metric import Metric, Setting, numbers_of
+from limner.evaluate.metric import Metric, Setting, numbers_of, sheets_of
 from limner.evaluate.passes import DigestObserver, Seen, Share
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.preparation import SAMPLES, prepare
@@ -231,7 +231,7 @@ def _measure(
     failures: dict[str, str] = {}
     for metric in metrics:
         try:
-            results, pictures = numbers_of(metric, seen), metric.sheets(seen)
+            results, pictures = numbers_of(metric, seen), sheets_of(metric, seen)
         except LimnerError as error:
             if strict:
                 raise

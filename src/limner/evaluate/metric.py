@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
 from limner.contract.names import is_again
+from limner.contract.options import validated
 from limner.contract.registry import (
     Paper,
     check_registration,
@@ -366,7 +368,7 @@ def applicable(
         names: names of metrics; None for all metrics.
 
     Raises:
-        LimnerError: a name is not a metric's.
+        LimnerError: a name is not a metric's, or a metric returns needs of another type.
     """
     needs: dict[Metric, list[tuple[PictureSet, Observer]]] = {}
     left_out: dict[str, str] = {}
@@ -377,25 +379,65 @@ def applicable(
     for name in unique_names:
         instance = classes[name](setting, named=names is not None)
         try:
-            needs[instance] = instance.needs()
+            needs[instance] = needs_of(instance)
         except NotApplicable as reason:
             left_out[name] = str(reason)
     return needs, left_out
 
 
-def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
-    """Return a metric's numbers.
+def needs_of(metric: Metric) -> list[tuple[PictureSet, Observer]]:
+    """Return what a metric needs.
 
     Raises:
-        LimnerError: the metric returns something other than a list of numbers.
+        LimnerError: the metric returns something other than pairs of pictures and observers.
     """
-    numbers: object = metric.numbers(seen)
-    if not isinstance(numbers, list):
+    needs: object = metric.needs()
+    for pair in cast("list[Any]", needs) if isinstance(needs, list) else [needs]:
+        kinds = [type(part) for part in pair] if isinstance(pair, tuple) else []
+        if len(kinds) != 2 or not all(map(issubclass, kinds, (PictureSet, Observer))):
+            raise LimnerError(
+                f"needs of {type(metric).__name__} does not return pairs of pictures and an "
+                "observer; return a list such as [(self.setting.subject, observer)]"
+            )
+    return cast("list[tuple[PictureSet, Observer]]", needs)
+
+
+def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
+    """Return a metric's numbers, converted to the types of their fields.
+
+    Raises:
+        LimnerError: the metric returns something other than a list of numbers, or a field has a
+            wrong type.
+    """
+    name, numbers = type(metric).__name__, cast("object", metric.numbers(seen))
+    parts = cast("list[object]", numbers) if isinstance(numbers, list) else []
+    other = next((type(part).__name__ for part in parts if not isinstance(part, Number)), None)
+    if other or not parts:
+        kind = f"a list of {other}" if other else "[]" if numbers == [] else type(numbers).__name__
         raise LimnerError(
-            f"numbers of {type(metric).__name__} returns {type(numbers).__name__}; return a list, "
-            "each element as self.number(...)"
+            f"numbers of {name} returns {kind}; return a list, each element as self.number(...)"
         )
-    return cast("list[Number]", numbers)
+    kind = f"numbers of {name}: the field"
+    return [Number(**validated(Number, vars(number), kind=kind)) for number in parts]
+
+
+def sheets_of(metric: Metric, seen: Seen) -> dict[str, Pixels]:
+    """Return the pictures that illustrate a metric's numbers.
+
+    Raises:
+        LimnerError: the metric returns something other than named sheets of bytes.
+    """
+    sheets: object = metric.sheets(seen)
+    parts = cast("dict[object, object]", sheets) if isinstance(sheets, dict) else {0: sheets}
+    for name, sheet in parts.items():
+        is_name = isinstance(name, str) and Path(name).name == name
+        is_bytes = isinstance(sheet, Tensor) and sheet.dtype == torch.uint8 and sheet.dim() == 4
+        if not is_name or not is_bytes:
+            raise LimnerError(
+                f"sheets of {type(metric).__name__} does not return sheets by file name; return a "
+                "dictionary such as {'suspects': pixels}, with pixels of uint8 as b c h w"
+            )
+    return cast("dict[str, Pixels]", sheets)
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ from limner.evaluate.extractors.choose import openers
 from limner.evaluate.metric import metrics
 from limner.maths.samplers.sampler import SAMPLERS
 from limner.testing import check_model
-from limner.testing.cases import cases
+from limner.testing.cases import Case, case_of, cases
 from limner.testing.extractor_checks import check_extractor
 from limner.testing.metric_checks import check_metric
 from limner.testing.sampler_checks import check_sampler
@@ -107,10 +107,15 @@ def _small_emoji(name: str) -> Dataset:
 
 
 def train_briefly(name: str) -> str:
-    """Train a model on small emoji, and return a line with its first and last loss."""
+    """Train a model on small emoji, and return a line with its first and last loss.
+
+    Nested models are those of its `tiny`, with initial weights.
+    """
     stream = Stream(_small_emoji(name))
-    options = TrainOptions.of({"lr": 2e-3, **entry(name).train})
-    loop = Loop(build(name, stream.dataset.spec), stream.batch, options)
+    spec, options = stream.dataset.spec, TrainOptions.of({"lr": 2e-3, **entry(name).train})
+    parts = case_of(entry(name), "emoji", spec).config.items()
+    nested = {option: part.build() for option, part in parts if isinstance(part, Case)}
+    loop = Loop(build(name, spec, **nested), stream.batch, options)
     logs = [loop.advance() for _ in range(_STEPS)]
     key = "bits_per_dim" if "bits_per_dim" in logs[0] else next(k for k in logs[0] if "loss" in k)
     first, last = logs[0][key], logs[-1][key]

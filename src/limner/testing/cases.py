@@ -201,15 +201,15 @@ def cases(of: Entry) -> list[Case]:
                 matches.append(case)
         if matches:
             return matches
-    return [_case(of, "grey", _DATA["grey"])]
+    return [case_of(of, "grey", _DATA["grey"])]
 
 
 def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
-    case = _case(of, kind, spec)
+    case = case_of(of, kind, spec)
     for size, levels in itertools.product(_SIZES, _LEVELS):
         side = spec.hint and size * spec.hint.height // spec.height
         hint = side and spec.hint and spec.hint.resized(side, side)
-        case = _case(of, kind, replace(spec.resized(size, size), levels=levels, hint=hint))
+        case = case_of(of, kind, replace(spec.resized(size, size), levels=levels, hint=hint))
         try:
             return case, case.build()
         except LimnerError:
@@ -217,9 +217,16 @@ def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | No
     return case, None
 
 
-def _case(of: Entry, kind: str, spec: ImageSpec) -> Case:
+def case_of(of: Entry, kind: str, spec: ImageSpec) -> Case:
+    """Return a registered model, small, on data with a specification.
+
+    Args:
+        of: the model.
+        kind: the kind of data, for the name of the case.
+        spec: the specification of the data.
+    """
     config = {
-        key: _case(entry(value["model"]), kind, replace(spec, **value.get("spec", {})))
+        key: case_of(entry(value["model"]), kind, replace(spec, **value.get("spec", {})))
         if isinstance(value, Mapping) and "model" in value
         else value
         for key, value in of.tiny.items()

@@ -26,6 +26,7 @@ import torch
 from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
+from limner.contract.own_code import changed_code
 from limner.contract.registry import build, entry_of
 from limner.contract.torch_defaults import usual_defaults
 from limner.data.buckets import check_sizes
@@ -186,13 +187,18 @@ def _rebuild(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     """Build a run's model for its data, with initial weights.
 
     Raises:
-        LimnerError: the data have changed and `new_data` is False, or they do not fit the model.
+        LimnerError: the data have changed and `new_data` is False, or they do not fit the model;
+            or the model's code no longer takes its options.
     """
     header, record = read_header(run / MODEL_FILE), DataRecord.of(dataset)
     old_record, model = DataRecord.read(run), None
     changes = old_record.changes(record) if old_record else []
-    with contextlib.suppress(*[LimnerError] * bool(changes)):  # e.g. a teacher for other data
+    try:
         model = build(header.model, dataset.spec, **header.config)
+    except LimnerError as error:
+        if not changes:  # otherwise it may be of these, such as a teacher for other data
+            advice = changed_code(entry_of(header.model, run).model)
+            raise LimnerError(f"{run}: {error}{advice}") from None
     if model is None or not same_kind(model.spec, header.spec):
         changes = changes or DataRecord("", 0, "", header.spec).changes(replace(record, pictures=0))
         raise LimnerError(

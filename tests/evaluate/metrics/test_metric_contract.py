@@ -104,7 +104,21 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
             "return numbers[0]\n",
             "numbers of Vendi returns Number; return a list",
         ),
-        ("return numbers\n", "return []\n", "its list of numbers is empty"),
+        (
+            "return numbers\n",
+            "return []\n",
+            "numbers of Vendi returns []; return a list",
+        ),
+        (
+            "return numbers\n",
+            "return [(1, 2)]\n",
+            "numbers of Vendi returns a list of tuple; return a list, each",
+        ),
+        (
+            "    def numbers",
+            "    def needs(self):\n        return None\n\n    def numbers",
+            "needs of Vendi does not return pairs of pictures and an observer; return a list such",
+        ),
     ],
 )
 def test_a_mistake_in_a_metric_gives_one_line(

@@ -20,6 +20,7 @@ try:
     import onnx
     import onnx.checker
     import onnx.helper as make
+    import onnxruntime  # noqa: F401 (otherwise it would be missing after minutes of conversion)
     from onnx import TensorProto, numpy_helper
 
     from limner.commands.exports.onnx_functions import translations
