@@ -230,12 +230,19 @@ def test_a_cancelled_job_is_not_an_empty_list_of_pictures(studio: Studio):
 
 
 @contextmanager
-def one_event_a_stream(names: list[str]) -> Iterator[str]:
-    """Yield the address of a studio whose streams end after one event."""
+def one_event_a_stream(names: list[str], *refusals: int) -> Iterator[str]:
+    """Yield the address of a studio whose streams end after one event, and whose first answers have
+    other statuses than 200, if given.
+    """
+    statuses = itertools.chain(refusals, itertools.repeat(200))
 
     class Once(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            status = next(statuses)
+            self.send_response(status)
+            if status != 200:
+                self.end_headers()
+                return
             self.end_headers()
             id = int(self.headers.get("Last-Event-ID", 0)) + 1
             self.wfile.write(f"id: {id}\nevent: {names[id - 1]}\ndata: {{}}\n\n".encode())
@@ -301,6 +308,14 @@ def test_the_client_reconnects_while_streams_bring_events():
     names = ["queued", "started", *["frame"] * 6, "done"]
     with one_event_a_stream(names) as url:
         assert [event.name for event in Client(url).watch("x")] == names
+
+
+def test_the_client_waits_for_a_studio_that_is_started_again_behind_a_proxy():
+    with one_event_a_stream(["done"], 502, 503, 504) as url:
+        assert [event.name for event in Client(url).watch("x")] == ["done"]
+    message = "the studio at .* no longer answers"
+    with one_event_a_stream([], *[502] * 99) as url, pytest.raises(LimnerError, match=message):
+        next(Client(url, timeout=0.2).watch("x"))
 
 
 def test_postgresql_can_hold_the_queue(postgres: str, own_studio: Callable[..., Studio]):

@@ -15,14 +15,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from limner.contract.errors import LimnerError
 from limner.studio.settings import PORT
 
-_ATTEMPTS = 5  # to connect to a stream of events
-_AGAIN = (429, 503)  # status codes of errors that pass with time
+_AGAIN = (429, 502, 503, 504)  # status codes of errors that pass with time
+_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect to a stream of events
 
 
 class Event(NamedTuple):
@@ -45,7 +46,8 @@ class Client:
     Args:
         url: address of the studio.
         token: token of the studio, if it requires one.
-        timeout: time to wait for an answer, in seconds; also for a studio that is starting or busy.
+        timeout: time to wait for an answer, in seconds; also for a studio that is starting or busy,
+            and, in `watch`, for one that is started again.
 
     Raises:
         LimnerError: the address has no http:// or https://.
@@ -116,21 +118,27 @@ class Client:
         Raises:
             LimnerError: the job failed, or the studio no longer answers.
         """
-        last_id, failures = "", 0
-        while failures < _ATTEMPTS:
-            headers = {"Last-Event-ID": last_id} if last_id else {}
+        last_id, pause, end = "", _PAUSE, time.monotonic() + self.timeout
+        while time.monotonic() < end:
+            headers, is_alive = {"Last-Event-ID": last_id} if last_id else {}, False
             try:
-                for number, name, data in self._stream(f"/api/v1/jobs/{quote(id)}/events", headers):
-                    last_id, failures = number, 0
+                for event in self._stream(f"/api/v1/jobs/{quote(id)}/events", headers):
+                    is_alive = True
+                    if event is None:
+                        continue
+                    last_id, name, data = event
                     image = base64.b64decode(data.pop("webp", ""))
                     yield Event(name, data, image)
                     if name == "failed":
                         raise _error_of_problem(data)
                     if name in ("done", "cancelled"):
                         return
-            except OSError:
-                time.sleep(0.2 * 2**failures)
-            failures += 1
+            except (OSError, HTTPException):  # it was stopped, and may be started again
+                pass
+            if is_alive:
+                pause, end = _PAUSE, time.monotonic() + self.timeout
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         raise LimnerError(f"the studio at {self.url} no longer answers")
 
     def pictures(self, id: str) -> list[bytes]:
@@ -185,7 +193,13 @@ class Client:
             except OSError as error:
                 raise LimnerError(f"there is no studio at {self.url} ({error})") from None
 
-    def _stream(self, path: str, headers: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
+    def _stream(self, path: str, headers: dict[str, str]) -> Iterator[tuple[str, str, Any] | None]:
+        """Yield id, name and data of each event, and None for each comment, a sign of life.
+
+        Raises:
+            OSError: the stream breaks, or the studio is starting or busy.
+            LimnerError: the studio refuses the request.
+        """
         request = self._request("GET", path)
         for name, value in headers.items():
             request.add_header(name, value)
@@ -196,11 +210,15 @@ class Client:
                     key, _, value = line.decode().rstrip("\n").partition(": ")
                     if key:
                         fields[key] = value
+                    elif value:
+                        yield None
                     elif "event" in fields:
                         yield fields["id"], fields["event"], json.loads(fields["data"])
                         fields = {}
         except urllib.error.HTTPError as error:
             with error:
+                if error.code in _AGAIN:
+                    raise
                 raise _error_of_response(error) from None
 
 
