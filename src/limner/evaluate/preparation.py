@@ -86,8 +86,8 @@ def prepare(
             f"likelihood.{next(iter(likelihood))} has no effect without the metric likelihood; "
             "name it with --metrics, or leave the option out"
         )
-    is_named = metrics and isinstance(extractor, str)
-    if is_named and not any(metric.extractor for metric in needs):
+    is_used = any(metric.extractor for metric in needs)
+    if metrics and isinstance(extractor, str) and not is_used:
         raise LimnerError(
             f"an extractor has no effect on {' and '.join(metrics)}; leave it out, or name other "
             "metrics (limner metrics)"
