@@ -1,5 +1,6 @@
 """Workers on other hosts: shared state, leases, and recovery after a host is lost."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
 import limner
@@ -19,7 +21,7 @@ from limner.studio import leases, remote_worker
 from limner.studio.common_files import CommonFiles, common_files
 from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_OF
-from limner.studio.remote_worker import check_studio, work
+from limner.studio.remote_worker import check_studio, leave_studio, work
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Painted
@@ -126,6 +128,18 @@ def test_a_stopping_host_returns_its_jobs(hosts: Callable[..., Store]):
     job, studio_job = studio.job(id), studio.job(first.id)
     assert job is not None and (job.state, job.attempts, job.worker) == (WAITING, 0, None)
     assert studio_job is not None and studio_job.state == RUNNING
+
+
+def test_a_host_stops_with_one_line_while_the_database_is_away(
+    hosts: Callable[..., Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail() -> None:
+        raise ProgrammingError("UPDATE", {}, Exception("the system is shutting down"))
+
+    host = hosts("host")
+    monkeypatch.setattr(host, "recover", fail)
+    asyncio.run(leave_studio(host))
+    assert "shutting down; jobs of this worker are queued again" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["file://", "memory://common", None])

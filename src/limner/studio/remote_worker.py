@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 import limner
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked
@@ -111,8 +113,7 @@ class RemoteWorker:
         while self.workers.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
-        await in_thread(self.store.recover)
-        await in_thread(self.store.leave)
+        await leave_studio(self.store)
         self.store.close()
 
     async def _keep_leases(self) -> None:
@@ -139,6 +140,16 @@ class RemoteWorker:
                     log.warning("progress cannot be reported to the studio: %s", message)
                 last_message = message
             await asyncio.sleep(min(_TELL_SECONDS, self.settings.lease / 4))
+
+
+async def leave_studio(store: Store) -> None:
+    """Return the jobs of a worker that stops. If the database is away, their leases expire."""
+    try:
+        await in_thread(store.recover)
+        await in_thread(store.leave)
+    except SQLAlchemyError as error:
+        message = as_refusal(error).message
+        log.warning("%s; jobs of this worker are queued again when their leases expire", message)
 
 
 def check_studio(store: Store) -> None:
