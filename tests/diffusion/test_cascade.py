@@ -220,7 +220,7 @@ def test_the_schema_has_the_options_of_the_base():
     def options_of(base: str) -> list[str]:
         return list(Cascade.sample_schema({"base": {"model": base, "config": {}}})["properties"])
 
-    expected = ["upsampler_sampler", "upsampler_steps", "level"]
+    expected = ["upsampler_sampler", "upsampler_steps", "level", "clean"]
     assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(expected)
     assert {"steps", "scale", "guide", "clip", *expected} <= {*options_of("ddpm")}
     assert "clip" in options_of("ddpm") and "churn" in Cascade.sample_schema()["properties"]

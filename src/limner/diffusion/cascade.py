@@ -15,7 +15,8 @@ Kept: independent training of the stages, the condition in both, Gaussian condit
 Different: noise is added to z at full contrast, where the paper uses the forward process; either
 stage may be any model of this library; label and text are sometimes hidden from the upsampler, so
 that it can paint without them. The upsampler is sampled without guidance, because its unconditional
-model would not see z; prompt and negative prompt guide the base.
+model would not see z; prompt and negative prompt guide the base. Optional: `cleaning` of the
+finished picture.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -38,6 +39,8 @@ from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
 from limner.contract.upscaling import Upscales, resize
+from limner.diffusion.cleaning import CleaningPasses, cleaned_frames
+from limner.diffusion.conditioning_augmentation import augmentation_level, augmented
 from limner.diffusion.prompt_to_prompt import (
     PromptToPrompt,
     follow_change,
@@ -55,41 +58,6 @@ from limner.diffusion.sampling import (
     walk_options,
 )
 from limner.maths.samplers.sampler import SamplerName
-
-
-def augmented(
-    z: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], largest: float, noise: Noise
-) -> Float[Tensor, "b c+1 h w"]:
-    """Return noisy small pictures z + s eps, with s as their last channel.
-
-    The pictures may leave [-1, 1]; s is given from -1 (no noise) to 1 (the largest s). This is
-    conditioning augmentation, section 4.
-
-    Args:
-        z: small pictures.
-        level: standard deviation s of each picture's noise, in [0, largest].
-        largest: largest s in training.
-        noise: random streams of the noise.
-    """
-    s = level.to(z).view(-1, 1, 1, 1)
-    noisy = z + s * noise.normal(*z.shape[1:]).to(z)
-    plane = 2 * s / (largest or 1.0) - 1
-    return torch.cat([noisy, plane.expand_as(z[:, :1])], dim=1)
-
-
-def augmentation_level(requested: float | None, usual: float, largest: float) -> float:
-    """Return the standard deviation of the noise on the small pictures in sampling.
-
-    Raises:
-        LimnerError: it exceeds the largest one in training.
-    """
-    level = usual if requested is None else requested
-    if level > largest:
-        raise LimnerError(
-            f"sampler option level={level:g} is above the largest level in this model's training; "
-            f"give at most {largest:g}"
-        )
-    return level
 
 
 @register(
@@ -224,6 +192,7 @@ class Cascade(Edits, Attends, Rewords):
         upsampler_sampler: SamplerName | None = None,
         upsampler_steps: Steps | None = None,
         level: NonNegative | None = None,
+        clean: CleaningPasses | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the base's frames enlarged, then the upsampler's.
@@ -237,6 +206,8 @@ class Cascade(Edits, Attends, Rewords):
             level: standard deviation of the noise on the base's picture; a quarter of the largest
                 in training by default. More noise hides more of the base's mistakes, and more of
                 its picture.
+            clean: how often the upsampler cleans the finished picture of its own grain, see
+                `cleaning`; 0 by default.
             options: options of the base, where it has them, see `WalkOptions`.
         """
         s = self._level(level)
@@ -247,9 +218,10 @@ class Cascade(Edits, Attends, Rewords):
         small = self.base.frames(n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        yield from self.upsampler.frames(
+        frames = self.upsampler.frames(
             n, condition, noise=noise, preview=preview, **upsampler_options
         )
+        yield from cleaned_frames(frames, self.upsampler, condition, clean, preview)
 
     def _level(self, level: float | None) -> float:
         """Return the standard deviation of the noise on the base's picture."""
@@ -299,6 +271,7 @@ class Cascade(Edits, Attends, Rewords):
         noise: Noise,
         preview: bool,
         level: float | None,
+        clean: int | None,
         **options: Any,
     ) -> Iterator[Images]:
         """Yield the frames of `edit`."""
@@ -315,9 +288,11 @@ class Cascade(Edits, Attends, Rewords):
         small = base.edit_frames(small_edit, n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        yield from upsampler.edit_frames(
+        frames = upsampler.edit_frames(
             Edit(image, mask), n, condition, noise=noise, preview=preview, **upsampler_options
         )
+        for x in cleaned_frames(frames, self.upsampler, condition, clean, preview):
+            yield x if mask is None else torch.where(mask.to(x) > 0, x, image)
 
     def check_words(self, before: Condition, after: Condition) -> None:
         """Refuse prompts without words, and a base without cross-attention to words."""
@@ -337,11 +312,12 @@ class Cascade(Edits, Attends, Rewords):
         noise: Noise,
         preview: bool,
         level: float | None,
+        clean: int | None,
         **options: Any,
     ) -> Iterator[Images]:
         """Change the words for the base, and enlarge both pictures: `Rewords`.
 
-        A given picture is followed in both stages.
+        A given picture is followed in both stages, and not cleaned.
         """
         assert isinstance(self.base, PromptToPrompt)
         size = self.base.spec.height, self.base.spec.width
@@ -354,9 +330,10 @@ class Cascade(Edits, Attends, Rewords):
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
         upsampler_options = self._upsampler_options(**options)
         if image is None:
-            yield from self.upsampler.frames(
+            frames = self.upsampler.frames(
                 n, condition, noise=noise, preview=preview, **upsampler_options
             )
+            yield from cleaned_frames(frames, self.upsampler, condition, clean, preview)
         else:
             upsampler = self._editing(self.upsampler)
             plan = upsampler.plan(**upsampler_options)
@@ -369,7 +346,7 @@ class Cascade(Edits, Attends, Rewords):
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """Return the number of frames of both stages."""
         base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
-        return base + self.upsampler.frame_count(**self._upsampler_options(**options))
+        return base + self._upsampler_count(**options)
 
     def effective_strength(self, strength: float, **options: Any) -> float:
         """Return the effective strength of the base."""
@@ -404,7 +381,12 @@ class Cascade(Edits, Attends, Rewords):
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames of both stages."""
         base = self.base.frame_count(**self._base_options(**options))
-        return base + self.upsampler.frame_count(**self._upsampler_options(**options))
+        return base + self._upsampler_count(**options)
+
+    def _upsampler_count(self, *, clean: int | None = None, **options: Any) -> int:
+        """Return the number of the upsampler's frames, with those of `cleaning`."""
+        upsampler_options = self._upsampler_options(**options)
+        return self.upsampler.frame_count(**upsampler_options) + (clean or 0)
 
     def stage_options(
         self, *, level: float | None = None, **options: Any

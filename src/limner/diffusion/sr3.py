@@ -15,11 +15,11 @@ Kept: conditioning with channels, the continuous noise level, T = 2000 steps of 
 refinement in at most 100 steps. Different: the network takes sqrt(g), as WaveGrad's does; the steps
 of refinement are evenly spaced in time and not searched, and have the posterior variance, where the
 paper has the largest one (`sampler.variance=1`); the U-Net works on 2 x 2 patches. Also here,
-optional: noise on the small picture (`cascade.augmented`); labels and captions, which training
-sometimes hides (it never hides the small picture); and prediction of v. Where little of a picture
-is left, predicted noise gives little information about it, alpha x = x_t - sigma eps, although the
-small picture gives much; there v is the picture. A small network that predicts noise starts with
-wrong colours.
+optional: noise on the small picture (`conditioning_augmentation`); labels and captions, which
+training sometimes hides (it never hides the small picture); and prediction of v. Where little of a
+picture is left, predicted noise gives little information about it, alpha x = x_t - sigma eps,
+although the small picture gives much; there v is the picture. A small network that predicts noise
+starts with wrong colours.
 
 A picture that is larger than the model's own is refined as a whole: at each step the denoiser's
 estimates of its tiles are blended (Bar-Tal, Yariv, Lipman, Dekel (2023), MultiDiffusion,
@@ -42,7 +42,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import Tiles, Upscales, check_small, resize
-from limner.diffusion.cascade import augmentation_level, augmented
+from limner.diffusion.conditioning_augmentation import augmentation_level, augmented
 from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import Plan, WalkOptions
 from limner.maths.denoisers import (

@@ -1,0 +1,101 @@
+"""Cleaning: exact pictures stay, errors that repeat with the patches go, and edits keep the rest."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_cascade import SPEC, cascade
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition
+from limner.contract.registry import build
+from limner.diffusion.cleaning import cleaned, cleaned_frames
+from limner.maths.denoisers import Estimate
+from limner.maths.schedules import LinearPath, LogSNR
+
+X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+
+
+class Exact:
+    """A denoiser that undoes the scaling, adds an error, and records what it is given."""
+
+    def __init__(self, schedule=LinearPath(), error=0.0):
+        self.schedule, self.error = schedule, error
+        self.times, self.images = [], []
+
+    def __call__(self, x_t, t, c):
+        self.times.append(float(t))
+        self.images.append(c.image)
+        return Estimate(x_t / float(self.schedule(t)[0]) + self.error)
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), LogSNR()])
+@pytest.mark.parametrize("passes", [1, 3, 9])
+def test_a_picture_that_the_denoiser_returns_unchanged_stays_to_its_edges(schedule, passes):
+    frames = list(cleaned(X, Exact(schedule), Condition(), passes))
+    assert len(frames) == passes
+    for frame in frames:
+        torch.testing.assert_close(frame, X, rtol=0, atol=1e-6)
+
+
+def test_the_times_fall_by_tenths_and_only_the_last_pass_is_shifted():
+    D = Exact()
+    list(cleaned(X, D, Condition(), 3))
+    assert D.times == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_errors_that_repeat_every_two_pixels_with_a_mean_of_0_are_removed():
+    error = torch.tensor([[0.05, -0.02], [0.03, -0.06]]).repeat(4, 4)
+    once = list(cleaned(X, Exact(error=error), Condition(), 1))[-1]
+    inside = (once - X)[..., :-1, :-1]
+    torch.testing.assert_close(inside, torch.zeros_like(inside), rtol=0, atol=1e-6)
+    last = (once - X)[0, 0, -1, :-1]  # two of the four shifts move the last row out
+    rows = error[1, :2].mean()
+    torch.testing.assert_close(last, rows.expand(7), rtol=0, atol=1e-6)
+
+
+def test_the_conditioning_image_is_shifted_with_the_picture():
+    hint = F.avg_pool2d(X, 2)
+    D = Exact()
+    list(cleaned(X, D, Condition(image=hint), 1))
+    first, right, down, both = D.images
+    large = F.interpolate(hint, (8, 8), mode="bilinear", antialias=True)
+    assert torch.equal(first, hint)  # the network enlarges it by itself
+    assert torch.equal(right[..., 1:], large[..., :-1])
+    assert torch.equal(right[..., 0], large[..., 0])
+    assert torch.equal(down[..., 1:, :], large[..., :-1, :])
+    assert torch.equal(both[..., 1:, 1:], large[..., :-1, :-1])
+
+
+def test_values_beyond_the_range_of_colours_are_clamped():
+    frame = list(cleaned(X, Exact(error=0.5), Condition(), 1))[-1]
+    torch.testing.assert_close(frame, (X + 0.5).clamp(max=1), rtol=0, atol=1e-6)
+
+
+def test_a_cascade_cleans_its_picture_and_counts_and_shows_each_pass():
+    model = cascade().eval()
+    plain = {"steps": 2, "upsampler_steps": 2}
+    assert torch.equal(model.sample(2, **plain), model.sample(2, clean=0, **plain))
+    frames = list(model.watch(2, clean=3, **plain))
+    assert len(frames) == model.frame_count(clean=3, **plain) == 3 + 3 + 3
+    assert torch.equal(frames[5], model.sample(2, **plain))
+    assert not torch.equal(frames[6], frames[5])
+    assert torch.equal(frames[-1], model.sample(2, clean=3, **plain))
+    assert len(list(model.watch(2, preview=False, clean=3, **plain))) == 1
+    assert model.edit_count(1.0, clean=3, **plain) == model.edit_count(1.0, **plain) + 3
+
+
+def test_an_edit_with_a_mask_changes_no_other_pixel():
+    model, mask = cascade().eval(), torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 3:7] = 1
+    options = {"mask": mask, "steps": 2, "upsampler_steps": 2, "clean": 2}
+    *_, edited = model.edit(X[:1], **options)
+    outside = mask.expand_as(edited) == 0
+    assert torch.equal(edited[outside], X[:1][outside])
+    assert not torch.equal(edited, X[:1])
+
+
+def test_an_upsampler_that_does_not_denoise_is_refused():
+    model = cascade().eval()
+    with pytest.raises(LimnerError, match="clean is for upsamplers that denoise pixels, and gan"):
+        list(cleaned_frames(iter([X]), build("gan", SPEC), Condition(), 1, True))
+    assert "clean" in type(model).sample_schema()["properties"]
