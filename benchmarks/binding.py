@@ -32,8 +32,8 @@ TIMES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 def captions(data: ComposedScenes, index: int) -> tuple[str, str]:
     """Return the caption of a two-thing scene, and the same with colours or names exchanged."""
     options = data.options
-    chance = random.Random(f"{options.seed}/{index}")
-    scene = data.composer.draw(options.split, chance)
+    rng = random.Random(f"{options.seed}/{index}")
+    scene = data.composer.draw(options.split, rng)
     a, b, *rest = scene.things
     if scene.relation is None:
         colours = replace(a, colour=b.colour), replace(b, colour=a.colour)
@@ -41,10 +41,10 @@ def captions(data: ComposedScenes, index: int) -> tuple[str, str]:
     else:
         kind, i, j = scene.relation
         swapped = replace(scene, relation=(kind, j, i))
-    state = chance.getstate()
-    true = caption(scene, data.objects, chance)
-    chance.setstate(state)
-    return true, caption(swapped, data.objects, chance)
+    state = rng.getstate()
+    true = caption(scene, data.objects, rng)
+    rng.setstate(state)
+    return true, caption(swapped, data.objects, rng)
 
 
 def loss(model: Learner, t: float, batch: Batch) -> float:

@@ -248,9 +248,9 @@ def unchecked_shapes() -> Iterator[None]:
 @pytest.fixture
 def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out curves.png, since drawing it takes longer than a short run."""
-    from limner.data import png
+    from limner.training import log_curves
 
-    monkeypatch.setattr(png, "curves", lambda *_: None)
+    monkeypatch.setattr(log_curves, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import limner
 from limner.commands.app import app
-from limner.commands.exports.onnx_file import Exported, difference, write_onnx
-from limner.commands.exports.onnx_graph import Joined, checked, traced
+from limner.commands.exports.onnx_file import ExportedModel, difference, write_onnx
+from limner.commands.exports.onnx_graph import JoinedGraph, file_content, trace
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -24,7 +24,7 @@ from limner.contract.noise import Noise
 from limner.contract.noise_inputs import RecordingNoise
 from limner.contract.text import text_spec
 from limner.diffusion.sampling import Plan
-from limner.diffusion.unrolled import follow_table, unrolled
+from limner.diffusion.sampling_table import follow_table, sampling_table
 from limner.maths.denoisers import Estimate
 from limner.maths.samplers.ancestral import Ancestral
 from limner.maths.schedules import LinearPath
@@ -66,7 +66,7 @@ def test_a_sampler_matches_its_table(sampler, scale):
         def D(x, t):
             return plan.D(x.float(), torch.tensor(t, dtype=torch.float64), c).x_hat
 
-        actual = follow_table(unrolled(plan), first, further, D)
+        actual = follow_table(sampling_table(plan), first, further, D)
     assert torch.allclose(actual.float(), expected, atol=1e-4)
 
 
@@ -81,8 +81,8 @@ def test_a_table_has_the_variance_that_the_denoiser_returns():
     first, noise = torch.randn(2, 1, 2, 2), RecordingNoise(Noise.sampling(0, 2))
     expected = plan.end(first, Condition(), noise)
     further = [value for _, value in noise.made]
-    looks = unrolled(plan, torch.ones(1, 1, 1, 1))
-    actual = follow_table(looks, first, further, lambda x, t: 0.5 * x)
+    table = sampling_table(plan, torch.ones(1, 1, 1, 1))
+    actual = follow_table(table, first, further, lambda x, t: 0.5 * x)
     torch.testing.assert_close(actual, expected)
 
 
@@ -94,9 +94,9 @@ def test_a_sampler_whose_steps_are_not_linear_has_no_table(change):
             return state._replace(x=change(state.x))
 
     plan = perturbed("flow-matching", channels=(8, 16)).plan(steps=4)
-    assert unrolled(plan.with_sampler(Ancestral()))
+    assert sampling_table(plan.with_sampler(Ancestral()))
     with pytest.raises(LimnerError, match="the steps of Own are no sums of pictures and noises"):
-        unrolled(plan.with_sampler(Own()))
+        sampling_table(plan.with_sampler(Own()))
 
 
 def session(file):
@@ -267,16 +267,16 @@ def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, 
 
 def test_equal_weights_are_stored_once():
     linear, x = torch.nn.Linear(3, 3).eval(), torch.randn(1, 3)
-    part = traced(linear, {"x": x}, "y")
+    part = trace(linear, {"x": x}, "y")
     assert not any(node.metadata_props or node.doc_string for node in part.graph.node)
-    graph = Joined()
+    graph = JoinedGraph()
     graph.add("One", part)
     graph.add("Other", part)
     graph_input = graph.input("x", part.graph.input[0])
     last = graph.call("Other", [graph.call("One", [graph_input], "middle")], "last")
     model = graph.model(part, last)
     assert len(model.graph.initializer) == len(part.graph.initializer) == 2
-    actual = onnxruntime.InferenceSession(checked(model)).run(None, {"x": x.numpy()})[0]
+    actual = onnxruntime.InferenceSession(file_content(model)).run(None, {"x": x.numpy()})[0]
     assert np.allclose(actual, linear(linear(x)).detach().numpy(), atol=1e-5)
 
 
@@ -292,8 +292,8 @@ def test_functions_that_the_runtime_lacks_are_written(function, x):
         def forward(self, x):
             return function(x)
 
-    part = traced(Applied(), {"x": x}, "y")
-    (actual,) = onnxruntime.InferenceSession(checked(part)).run(None, {"x": x.numpy()})
+    part = trace(Applied(), {"x": x}, "y")
+    (actual,) = onnxruntime.InferenceSession(file_content(part)).run(None, {"x": x.numpy()})
     assert actual.dtype == x.numpy().dtype
     assert np.allclose(actual, function(x), rtol=1e-6, atol=1e-12)
 
@@ -304,10 +304,10 @@ def test_an_unsupported_function_is_reported_in_one_line():
             return x.atan()
 
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)
-    part = traced(Applied(), {"x": x}, "y")
-    export = Exported(part, {"x": x}, x.atan(), "y", {})
+    part = trace(Applied(), {"x": x}, "y")
+    export = ExportedModel(part, {"x": x}, x.atan(), "y", {})
     with pytest.raises(LimnerError, match=r"ONNX Runtime cannot run this model \(.*Atan") as error:
-        difference(checked(part), export, "float32")
+        difference(file_content(part), export, "float32")
     assert "\n" not in str(error.value)
 
 

@@ -17,7 +17,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 import limner
-from limner.commands.exports.web import _RUNTIME, _fetched_runtime, write_web
+from limner.commands.exports.web import _RUNTIME, _fetch_runtime, write_web
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
@@ -143,7 +143,7 @@ def runtime(users_cache: Path) -> Path:
     """Return the runtime from the user's cache; npm fetches it the first time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIMNER_CACHE", str(users_cache))
-        return _fetched_runtime()
+        return _fetch_runtime()
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

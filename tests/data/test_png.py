@@ -1,8 +1,7 @@
-"""Grids and strips pixel by pixel, PNGs that store their settings, and curves."""
+"""Grids and strips pixel by pixel, and PNGs that store their settings."""
 
 import base64
 import io
-import math
 import zlib
 
 import pytest
@@ -126,24 +125,3 @@ def test_a_data_uri_contains_the_file():
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as file:
         assert file.size == (4, 4)
-
-
-def test_curves_are_drawn_for_any_log(tmp_path):
-    rows = [
-        {
-            "step": step,
-            "images": step * 8,
-            "critic.loss": -math.sin(step / 30),
-            "generator.loss": 100.0 / (step + 1),
-            "critic.norm": 1.0 if step % 50 else None,
-            "critic.lr": 1e-3,
-            "images_per_second": 300 + step % 7,
-            "real_score": step / 100,
-        }
-        for step in range(200)
-    ]
-    for count in (200, 1):
-        path = tmp_path / f"{count}.png"
-        png.curves(rows[:count], path, "toy on folder:my $x_$ 絵")  # no formula, no such letter
-        with Image.open(path) as image:
-            assert image.width > 800

@@ -16,7 +16,7 @@ from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.data import Dataset, Stream
 from limner.data.stream import Ahead
-from limner.data.unpaired import Unpaired
+from limner.data.two_domains import Unpaired
 
 
 class Toy(Dataset):

@@ -27,7 +27,7 @@ def painted(name: str) -> Painted:
 def files(store: Store, *names: str) -> set[str]:
     """Write missing files of pictures; return the names of all files."""
     for name in names:
-        path = store.file(name * 64)
+        path = store.common.path(name * 64)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return {path.name[0] for path in store.files.glob("*/*.png")}
@@ -120,7 +120,7 @@ def test_many_threads_lose_and_duplicate_nothing(store: Store):
     threads = [threading.Thread(target=client) for _ in range(10)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     accepted = [id for id in ids if id]
-    assert len(ids) == 50 and len(accepted) == len(set(accepted)) == 20 == store.waiting()
+    assert len(ids) == 50 and len(accepted) == len(set(accepted)) == 20 == store.counts()[WAITING]
 
 
 def test_jobs_running_at_a_kill_wait_again_in_their_position(tmp_path: Path):

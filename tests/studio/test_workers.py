@@ -203,7 +203,7 @@ def test_the_measured_speed_counts_only_painted_pictures(
 @pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
 def test_a_job_with_a_missing_picture_reports_it(batches: Batches, content: bytes | None):
     source = batches.store.upload(store_upload(png(), batches.store.files))
-    file = batches.store.file(source.sha256)
+    file = batches.store.common.path(source.sha256)
     file.unlink()
     if content is not None:
         file.write_bytes(content)

@@ -37,57 +37,57 @@ def article(words: str) -> str:
     return f"{'an' if vowel or words.startswith('hour') else 'a'} {words}"
 
 
-def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
+def caption(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str:
     """Write a caption of a scene; details that are not its subject may be left out.
 
     Args:
         scene: scene with all positions.
         objects: name -> object.
-        chance: random generator; only its `random()` is used.
+        rng: random generator; only its `random()` is used.
     """
-    text = _subject(scene, objects, chance)
-    if chance.random() < (0.2 if scene.ground == "white" else 0.6):
-        text += " " + _one(GROUNDS[scene.ground].words, chance)
-    if scene.style != "3d" or below(10, chance) == 0:
-        return _one(STYLED[scene.style], chance).format(text)
-    return text if below(10, chance) else _one(_FRAMES, chance).format(text)
+    text = _subject(scene, objects, rng)
+    if rng.random() < (0.2 if scene.ground == "white" else 0.6):
+        text += " " + _one(GROUNDS[scene.ground].words, rng)
+    if scene.style != "3d" or below(10, rng) == 0:
+        return _one(STYLED[scene.style], rng).format(text)
+    return text if below(10, rng) else _one(_FRAMES, rng).format(text)
 
 
-def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
+def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str:
     """Describe the objects and their relation."""
-    noun, things = partial(_noun, scene, objects, chance), scene.things
+    noun, things = partial(_noun, scene, objects, rng), scene.things
     if scene.skill == "counting":
         word, figure = _NUMBERS[len(things)]
-        return f"{figure if below(5, chance) == 0 else word} {noun(things[0], len(things))}"
+        return f"{figure if below(5, rng) == 0 else word} {noun(things[0], len(things))}"
     if scene.relation is not None:
         kind, i, j = scene.relation
-        if kind in _OPPOSITE and below(2, chance):
+        if kind in _OPPOSITE and below(2, rng):
             kind, i, j = _OPPOSITE[kind], j, i
         first, second = article(noun(things[i])), article(noun(things[j]))
-        return f"{first} {_one(_RELATIONS[kind], chance)} {second}"
+        return f"{first} {_one(_RELATIONS[kind], rng)} {second}"
     if len(things) == 1:
         words = noun(things[0])
-        return article(words) if below(8, chance) else words
+        return article(words) if below(8, rng) else words
     nouns = [article(noun(thing)) for thing in things]
-    if below(2, chance):
+    if below(2, rng):
         nouns.reverse()
-    conjunction = choose({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
+    conjunction = choose({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, rng)
     return ", ".join(nouns[:-1]) + (conjunction if len(nouns) == 2 else " and ") + nouns[-1]
 
 
 def _noun(
-    scene: Scene, objects: dict[str, Object], chance: random.Random, thing: Thing, count: int = 1
+    scene: Scene, objects: dict[str, Object], rng: random.Random, thing: Thing, count: int = 1
 ) -> str:
     """Describe a thing, with its colour if that is unusual or the subject of the scene."""
     obj = objects[thing.name]
     words = [obj.name if count == 1 else obj.plural]
     colour_matters = scene.skill in ("colours", "attribution") or not thing.natural
-    if thing.colour and (colour_matters or chance.random() < 0.15):
+    if thing.colour and (colour_matters or rng.random() < 0.15):
         words.insert(0, thing.colour)
     if thing.size:
-        words.insert(0, _one(_SIZES[thing.size], chance))
+        words.insert(0, _one(_SIZES[thing.size], rng))
     return " ".join(words)
 
 
-def _one(words: tuple[str, ...], chance: random.Random) -> str:
-    return words[below(len(words), chance)]
+def _one(words: tuple[str, ...], rng: random.Random) -> str:
+    return words[below(len(words), rng)]

@@ -33,7 +33,7 @@ from limner.data.sources import (
     parts_of_pair,
 )
 from limner.data.stream import Stream
-from limner.data.unpaired import Paired
+from limner.data.two_domains import Paired
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet: side of a picture in pixels, pictures per row
 _SHOWN = 10  # most entries of a list

@@ -189,15 +189,15 @@ class Composer:
                     f"are {most}; choose other objects, or another style than line"
                 )
 
-    def draw(self, split: str, chance: random.Random) -> Scene:
+    def draw(self, split: str, rng: random.Random) -> Scene:
         """Draw a scene of a split, without a caption.
 
         Args:
             split: "train", "test", "held-out" or "all".
-            chance: random generator; only its `random()` is used.
+            rng: random generator; only its `random()` is used.
         """
         for _ in range(_TRIES):
-            scene = self._contents(chance)
+            scene = self._contents(rng)
             is_held_out = split != "all" and held_out(scene)
             if split == "held-out" and not is_held_out:
                 continue
@@ -205,115 +205,113 @@ class Composer:
                 is_held_out or is_test_composition(scene) != (split == "test")
             ):
                 continue
-            return self._place(scene, chance)
+            return self._place(scene, rng)
         raise LimnerError(
             f"no scene of these objects and skills is in split '{split}'; give more of them "
             "(data.vocabulary, data.skills)"
         )
 
-    def _contents(self, chance: random.Random) -> Scene:
-        skill, style = choose(self.skills, chance), choose(self.styles, chance)
+    def _contents(self, rng: random.Random) -> Scene:
+        skill, style = choose(self.skills, rng), choose(self.styles, rng)
         needed = COLOURED.get(skill, 0)
         while len(self._coloured[style]) < needed:
-            style = choose(self.styles, chance)
+            style = choose(self.styles, rng)
         relation, size = None, None
         if skill == "single":
-            size = (None, None, None, "big", "small")[below(5, chance)]
-            things = [self._thing(style, chance, 0.25, size)]
+            size = (None, None, None, "big", "small")[below(5, rng)]
+            things = [self._thing(style, rng, 0.25, size)]
         elif skill == "colours":
-            things = [self._thing(style, chance, 1.0)]
+            things = [self._thing(style, rng, 1.0)]
         elif skill == "counting":
-            things = [self._thing(style, chance, 0.25)] * (2 + below(3, chance))
+            things = [self._thing(style, rng, 0.25)] * (2 + below(3, rng))
         else:
-            count = 3 + below(2, chance) if skill == "several" else 2
+            count = 3 + below(2, rng) if skill == "several" else 2
             count = min(count, len(self.vocabulary))
             rate = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
-            things = self._different(count, style, chance, rate)
+            things = self._different(count, style, rng, rate)
             if skill == "position":
-                kind = choose(self.relations, chance)
+                kind = choose(self.relations, rng)
                 if kind == "inside" and not self._containers:
                     kind = "above"
                 if kind == "inside":
-                    container = self._containers[below(len(self._containers), chance)]
+                    container = self._containers[below(len(self._containers), rng)]
                     if things[0].name == container:
                         things.reverse()
                     things[1] = self._with_own_colour(self._by_name[container], style)
                 relation = kind, 0, 1
-            elif skill == "two" and below(5, chance) == 0:
-                big = below(2, chance)
+            elif skill == "two" and below(5, rng) == 0:
+                big = below(2, rng)
                 things[big] = replace(things[big], size="big")
                 things[1 - big] = replace(things[1 - big], size="small")
         return Scene(
-            skill, style, self._ground(style, things, chance), below(1 << 16, chance),
+            skill, style, self._ground(style, things, rng), below(1 << 16, rng),
             tuple(things), relation,
         )  # fmt: skip
 
-    def _thing(
-        self, style: str, chance: random.Random, rate: float, size: str | None = None
-    ) -> Thing:
+    def _thing(self, style: str, rng: random.Random, rate: float, size: str | None = None) -> Thing:
         """Draw an object, recoloured with probability `rate`; if 1, a colourable one."""
         candidates = self._coloured[style] if rate == 1 else self.vocabulary
-        obj = candidates[below(len(candidates), chance)]
+        obj = candidates[below(len(candidates), rng)]
         natural, colours = obj.natural[style], obj.colours(style)
-        if not colours or chance.random() >= rate:
+        if not colours or rng.random() >= rate:
             return Thing(obj.name, natural, size=size)
-        colour = colours[below(len(colours), chance)]
+        colour = colours[below(len(colours), rng)]
         return Thing(obj.name, colour, colour == natural, size)
 
     def _with_own_colour(self, obj: Object, style: str) -> Thing:
         return Thing(obj.name, obj.natural[style])
 
-    def _different(self, count: int, style: str, chance: random.Random, rate: float) -> list[Thing]:
+    def _different(self, count: int, style: str, rng: random.Random, rate: float) -> list[Thing]:
         """Draw things with different names, and different colours if all are coloured."""
         things: list[Thing] = []
         while len(things) < count:
-            new = self._thing(style, chance, rate)
+            new = self._thing(style, rng, rate)
             alike = any(t.name == new.name or (rate == 1 and t.colour == new.colour)
                         for t in things)  # fmt: skip
             if not alike:
                 things.append(new)
         return things
 
-    def _ground(self, style: str, things: list[Thing], chance: random.Random) -> str:
+    def _ground(self, style: str, things: list[Thing], rng: random.Random) -> str:
         """A ground on which everything can be seen; white is usual even for what is white."""
         colours = {thing.colour for thing in things}
         while True:
-            u = chance.random()
+            u = rng.random()
             if u < 0.4:
                 ground = "white"
             elif u < 0.78:
-                ground = PLAIN[1 + below(len(PLAIN) - 1, chance)]
+                ground = PLAIN[1 + below(len(PLAIN) - 1, rng)]
             else:
                 settings = tuple(name for name in GROUNDS if name not in PLAIN)
-                ground = settings[below(len(settings), chance)]
+                ground = settings[below(len(settings), rng)]
             hidden = colours & {*GROUNDS[ground].colours}
             if not hidden and (style != "line" or GROUNDS[ground].light):
                 return ground
 
-    def _place(self, scene: Scene, chance: random.Random) -> Scene:
+    def _place(self, scene: Scene, rng: random.Random) -> Scene:
         """Return the scene with a position for each thing."""
-        sizes = [_cells(_side(scene, thing, chance), self.grid) for thing in scene.things]
+        sizes = [_cells(_side(scene, thing, rng), self.grid) for thing in scene.things]
         shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
         kind = scene.relation[0] if scene.relation else None
         if kind in ("left of", "above", "right of", "below"):
             horizontal = kind in ("left of", "right of")
-            boxes = _in_line(shapes, horizontal, chance, self.grid)
+            boxes = _in_line(shapes, horizontal, rng, self.grid)
             if kind in ("right of", "below"):
-                boxes = _in_line(shapes[::-1], horizontal, chance, self.grid)[::-1]
+                boxes = _in_line(shapes[::-1], horizontal, rng, self.grid)[::-1]
         elif kind == "on top of":
-            boxes = _stack(shapes, chance)
+            boxes = _stack(shapes, rng)
         elif kind == "inside":
-            return _nest(scene, chance)
+            return _nest(scene, rng)
         else:
-            may_overlap = chance.random() < self.overlap
-            boxes = _scatter(shapes, chance, may_overlap, self.grid)
+            may_overlap = rng.random() < self.overlap
+            boxes = _scatter(shapes, rng, may_overlap, self.grid)
         things = tuple(replace(thing, box=box) for thing, box in zip(scene.things, boxes))
         return replace(scene, things=things)
 
 
-def choose(shares: dict[str, float], chance: random.Random) -> str:
+def choose(shares: dict[str, float], rng: random.Random) -> str:
     """Draw a name with probabilities proportional to the shares."""
-    rest = chance.random() * sum(shares.values())
+    rest = rng.random() * sum(shares.values())
     for name, share in shares.items():
         rest -= share
         if rest < 0:
@@ -321,16 +319,16 @@ def choose(shares: dict[str, float], chance: random.Random) -> str:
     return next(reversed(shares))  # rounding
 
 
-def below(n: int, chance: random.Random) -> int:
+def below(n: int, rng: random.Random) -> int:
     """Draw an integer from 0 to n - 1; only `random()` is the same in all Python versions."""
-    return int(n * chance.random())
+    return int(n * rng.random())
 
 
-def _between(low: float, high: float, chance: random.Random) -> float:
-    return low + (high - low) * chance.random()
+def _between(low: float, high: float, rng: random.Random) -> float:
+    return low + (high - low) * rng.random()
 
 
-def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
+def _side(scene: Scene, thing: Thing, rng: random.Random) -> float:
     """Draw the longer side of a thing."""
     if len(scene.things) == 1:
         low, high = {"big": (0.75, 0.9), "small": (0.2, 0.3)}.get(thing.size or "", (0.4, 0.7))
@@ -338,7 +336,7 @@ def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
         low, high = {"big": (0.45, 0.55), "small": (0.2, 0.26)}.get(thing.size or "", (0.3, 0.44))
     else:
         low, high = (0.27, 0.4) if len(scene.things) == 3 else (0.25, 0.36)
-    return _between(low, high, chance)
+    return _between(low, high, rng)
 
 
 def _cells(side: float, grid: int) -> float:
@@ -366,51 +364,51 @@ def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
     return Box(x, y, x + shape[0], y + shape[1])
 
 
-def _in_line(shapes: Shapes, horizontal: bool, chance: random.Random, grid: int) -> list[Box]:
+def _in_line(shapes: Shapes, horizontal: bool, rng: random.Random, grid: int) -> list[Box]:
     """Place the first of two things to the left of the second, or above it, with a gap."""
     lengths = [shape[0] if horizontal else shape[1] for shape in shapes]
     space = 1 - 2 * _MARGIN - sum(lengths)
-    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), space)
-    start = _MARGIN + chance.random() * (space - gap)
+    gap = min(max(_between(0.04, 0.2, rng), 1 / grid if grid else 0), space)
+    start = _MARGIN + rng.random() * (space - gap)
     starts = start, start + lengths[0] + gap
     breadths = [shape[1] if horizontal else shape[0] for shape in shapes]
-    middle = _between(max(breadths) / 2 + _MARGIN, 1 - max(breadths) / 2 - _MARGIN, chance)
+    middle = _between(max(breadths) / 2 + _MARGIN, 1 - max(breadths) / 2 - _MARGIN, rng)
     boxes = []
     for shape, first, t, rounding in zip(shapes, starts, breadths, (math.floor, math.ceil)):
-        shift = 0.06 * (2 * chance.random() - 1)
+        shift = 0.06 * (2 * rng.random() - 1)
         second = min(max(middle - t / 2 + shift, _MARGIN), 1 - t - _MARGIN)
         box = _at(first, second, shape) if horizontal else _at(second, first, shape)
         boxes.append(_snap(box, grid, **{"x" if horizontal else "y": rounding}))
     return boxes
 
 
-def _stack(shapes: Shapes, chance: random.Random) -> list[Box]:
+def _stack(shapes: Shapes, rng: random.Random) -> list[Box]:
     """Place the first thing on top of the second."""
     (top_w, top_h), (low_w, low_h) = shapes
     height = top_h + 0.96 * low_h
-    y = _between(_MARGIN, 1 - _MARGIN - height, chance)
+    y = _between(_MARGIN, 1 - _MARGIN - height, rng)
     widest = max(top_w, low_w)
-    middle = _between(_MARGIN + widest / 2, 1 - _MARGIN - widest / 2, chance)
-    top = middle - top_w / 2 + 0.2 * (low_w / 2) * (2 * chance.random() - 1)
+    middle = _between(_MARGIN + widest / 2, 1 - _MARGIN - widest / 2, rng)
+    top = middle - top_w / 2 + 0.2 * (low_w / 2) * (2 * rng.random() - 1)
     top = min(max(top, _MARGIN), 1 - _MARGIN - top_w)
     return [_at(top, y, shapes[0]), _at(middle - low_w / 2, y + top_h - 0.04 * low_h, shapes[1])]
 
 
-def _nest(scene: Scene, chance: random.Random) -> Scene:
+def _nest(scene: Scene, rng: random.Random) -> Scene:
     """Place the first thing inside the second, with the upper half outside or within a frame."""
     inner, outer = scene.things
-    width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, chance))
+    width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, rng))
     is_frame = outer.name in FRAMES
-    x = _between(_MARGIN, 1 - _MARGIN - width, chance)
+    x = _between(_MARGIN, 1 - _MARGIN - width, rng)
     side = 0.5 * min(width, height) if is_frame else 0.75 * width
     inner_w, inner_h = _shape(inner.name, scene.style, min(side, 0.4))
     if is_frame:
-        y = _between(_MARGIN, 1 - _MARGIN - height, chance)
+        y = _between(_MARGIN, 1 - _MARGIN - height, rng)
         middle = y + (0.4 if outer.name == "laptop" else 0.5) * height
         box = _at(x + (width - inner_w) / 2, middle - inner_h / 2, (inner_w, inner_h))
     else:
         overhang = 0.65 * inner_h
-        y = _between(_MARGIN + overhang, 1 - _MARGIN - height, chance)
+        y = _between(_MARGIN + overhang, 1 - _MARGIN - height, rng)
         box = _at(x + (width - inner_w) / 2, y - overhang + 0.12 * height, (inner_w, inner_h))
     things = [replace(inner, box=box), replace(outer, box=_at(x, y, (width, height)))]
     if not is_frame:
@@ -418,7 +416,7 @@ def _nest(scene: Scene, chance: random.Random) -> Scene:
     return replace(scene, things=tuple(things[::-1]), relation=("inside", 1, 0))
 
 
-def _scatter(shapes: Shapes, chance: random.Random, may_overlap: bool, grid: int) -> list[Box]:
+def _scatter(shapes: Shapes, rng: random.Random, may_overlap: bool, grid: int) -> list[Box]:
     """Place things without overlap, unless it is allowed; shrink them if there is no room."""
     factor = 1.0
     while True:
@@ -426,8 +424,8 @@ def _scatter(shapes: Shapes, chance: random.Random, may_overlap: bool, grid: int
             boxes: list[Box] = []
             for w, h in shapes:
                 shape = w * factor, h * factor
-                x = _between(_MARGIN, 1 - _MARGIN - shape[0], chance)
-                y = _between(_MARGIN, 1 - _MARGIN - shape[1], chance)
+                x = _between(_MARGIN, 1 - _MARGIN - shape[0], rng)
+                y = _between(_MARGIN, 1 - _MARGIN - shape[1], rng)
                 box = _snap(_at(x, y, shape), grid)
                 if not may_overlap and any(_touching(box, other) for other in boxes):
                     break

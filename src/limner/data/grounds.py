@@ -78,67 +78,67 @@ def ground(name: str, variant: int, size: int) -> Image.Image:
         variant: any number; variants differ in shade and horizon.
         size: side in pixels.
     """
-    chance = random.Random(f"{name}/{variant % _VARIANTS}")
+    rng = random.Random(f"{name}/{variant % _VARIANTS}")
     if name in _PLAIN:
-        return Image.new("RGB", (size, size), _shade(_PLAIN[name], chance, name == "white"))
-    return _SETTINGS[name](chance, size)
+        return Image.new("RGB", (size, size), _shade(_PLAIN[name], rng, name == "white"))
+    return _SETTINGS[name](rng, size)
 
 
-def _shade(colour: Colour, chance: random.Random, is_white: bool = False) -> tuple[int, int, int]:
+def _shade(colour: Colour, rng: random.Random, is_white: bool = False) -> tuple[int, int, int]:
     if is_white:
         return 255, 255, 255
-    light = colour.lightness + 0.05 * (2 * chance.random() - 1)
-    return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (chance.random() - 0.5)))
+    light = colour.lightness + 0.05 * (2 * rng.random() - 1)
+    return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (rng.random() - 0.5)))
 
 
 def _bands(
-    upper: Colour, lower: Colour, horizon: float, chance: random.Random, size: int, wave: float
+    upper: Colour, lower: Colour, horizon: float, rng: random.Random, size: int, wave: float
 ) -> Image.Image:
     """Draw a sky above a ground, with a slightly curved horizon, at twice the size."""
     side = 2 * size
-    image = Image.new("RGB", (side, side), _shade(upper, chance))
+    image = Image.new("RGB", (side, side), _shade(upper, rng))
     x = np.linspace(0, 1, 33)
-    y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + chance.random()) + chance.random()))
+    y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + rng.random()) + rng.random()))
     edge = [(side * float(a), side * float(b)) for a, b in zip(x, y)]
-    ImageDraw.Draw(image).polygon([*edge, (side, side), (0, side)], fill=_shade(lower, chance))
+    ImageDraw.Draw(image).polygon([*edge, (side, side), (0, side)], fill=_shade(lower, rng))
     return image
 
 
-def _grass(chance: random.Random, size: int) -> Image.Image:
+def _grass(rng: random.Random, size: int) -> Image.Image:
     sky, grass = Colour(0.90, 0.05, 235), Colour(0.74, 0.15, 138)
-    image = _bands(sky, grass, 0.35 + 0.3 * chance.random(), chance, size, 0.03)
+    image = _bands(sky, grass, 0.35 + 0.3 * rng.random(), rng, size, 0.03)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _beach(chance: random.Random, size: int) -> Image.Image:
+def _beach(rng: random.Random, size: int) -> Image.Image:
     sky, sand = Colour(0.86, 0.08, 225), Colour(0.88, 0.07, 85)
-    image = _bands(sky, sand, 0.4 + 0.25 * chance.random(), chance, size, 0.02)
+    image = _bands(sky, sand, 0.4 + 0.25 * rng.random(), rng, size, 0.02)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _snow(chance: random.Random, size: int) -> Image.Image:
+def _snow(rng: random.Random, size: int) -> Image.Image:
     sky, snow = Colour(0.80, 0.05, 240), Colour(0.97, 0.008, 240)
-    image = _bands(sky, snow, 0.4 + 0.25 * chance.random(), chance, size, 0.03)
+    image = _bands(sky, snow, 0.4 + 0.25 * rng.random(), rng, size, 0.03)
     draw, side = ImageDraw.Draw(image), 2 * size
     for _ in range(14):
-        x, y, r = side * chance.random(), side * chance.random(), side * 0.009
+        x, y, r = side * rng.random(), side * rng.random(), side * 0.009
         draw.ellipse((x - r, y - r, x + r, y + r), fill="white")
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _sea(chance: random.Random, size: int) -> Image.Image:
+def _sea(rng: random.Random, size: int) -> Image.Image:
     sky, sea = Colour(0.91, 0.04, 225), Colour(0.62, 0.13, 240)
-    image = _bands(sky, sea, 0.2 + 0.25 * chance.random(), chance, size, 0.01)
+    image = _bands(sky, sea, 0.2 + 0.25 * rng.random(), rng, size, 0.01)
     draw, side = ImageDraw.Draw(image), 2 * size
     crest = rgb(Colour(0.72, 0.10, 235))
     for _ in range(9):
-        x, y = side * chance.random(), side * (0.5 + 0.5 * chance.random())
-        width = side * (0.08 + 0.08 * chance.random())
+        x, y = side * rng.random(), side * (0.5 + 0.5 * rng.random())
+        width = side * (0.08 + 0.08 * rng.random())
         draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, side // 64))
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _night(chance: random.Random, size: int) -> Image.Image:
+def _night(rng: random.Random, size: int) -> Image.Image:
     side = 2 * size
     top, low = (np.array(rgb(Colour(light, 0.07, 272))) for light in (0.22, 0.36))
     rows = top + np.linspace(0, 1, side)[:, None] * (low - top)
@@ -147,9 +147,9 @@ def _night(chance: random.Random, size: int) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for _ in range(26):
         x, y, r = (
-            side * chance.random(),
-            side * chance.random(),
-            side * (0.004 + 0.005 * chance.random()),
+            side * rng.random(),
+            side * rng.random(),
+            side * (0.004 + 0.005 * rng.random()),
         )
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(250, 246, 220))
     return image.resize((size, size), Image.Resampling.BOX)

@@ -161,20 +161,20 @@ class InstructedScenes(ComposedScenes):
         return instruction
 
     def _draw_instruction(self, index: int) -> Instruction | Redrawing:
-        chance = random.Random(f"instructions/{self.options.seed}/{index}")
-        if self.single and chance.random() < self.options.emoji:
-            before = bisect(self._edges, chance.random() * self._edges[-1])
+        rng = random.Random(f"instructions/{self.options.seed}/{index}")
+        if self.single and rng.random() < self.options.emoji:
+            before = bisect(self._edges, rng.random() * self._edges[-1])
             others = self._other_styles[before]
-            after = others[below(len(others), chance)]
-            style = _one(_STYLES[_style(self.single, after)], chance)
-            return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
-        kind = choose(self.kinds, chance)
+            after = others[below(len(others), rng)]
+            style = _one(_STYLES[_style(self.single, after)], rng)
+            return Redrawing(before, after, _one(_WORDS["style"], rng).format(style=style))
+        kind = choose(self.kinds, rng)
         split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
-            scene = self.composer.draw(split, chance)
+            scene = self.composer.draw(split, rng)
             if scene.skill == "counting" or len(scene.things) < minimum:
                 continue
-            instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
+            instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, rng)
             if instruction and (
                 split != "train"
                 or not (held_out(instruction.after) or is_test_composition(instruction.after))
@@ -243,7 +243,7 @@ def draw_instruction(
     scene: Scene,
     objects: dict[str, Object],
     styles: dict[str, float],
-    chance: random.Random,
+    rng: random.Random,
 ) -> Instruction | None:
     """Draw an instruction for a scene, or for "add" one that results in it; None if impossible.
 
@@ -252,17 +252,17 @@ def draw_instruction(
         scene: scene of things with different names.
         objects: name -> object that may be in it.
         styles: style -> share of the available artists.
-        chance: random generator; only its `random()` is used.
+        rng: random generator; only its `random()` is used.
     """
     if kind == "ground":
-        after = _on_other_ground(scene, chance)
-        slots = {"ground": _one(GROUNDS[after.ground].words, chance)}
-        return _instruction("ground", scene, after, slots, None, chance)
+        after = _on_other_ground(scene, rng)
+        slots = {"ground": _one(GROUNDS[after.ground].words, rng)}
+        return _instruction("ground", scene, after, slots, None, rng)
     if kind == "style":
-        after = _in_other_style(scene, objects, styles, chance)
-        slots = {"style": _one(_STYLES[after.style], chance)} if after else {}
-        return after and _instruction("style", scene, after, slots, None, chance)
-    place = below(len(scene.things), chance)
+        after = _in_other_style(scene, objects, styles, rng)
+        slots = {"style": _one(_STYLES[after.style], rng)} if after else {}
+        return after and _instruction("style", scene, after, slots, None, rng)
+    place = below(len(scene.things), rng)
     thing = scene.things[place]
     others = (*scene.things[:place], *scene.things[place + 1 :])
     if kind in ("add", "remove"):
@@ -271,8 +271,8 @@ def draw_instruction(
         rest = replace(scene, things=others, relation=None)
         if kind == "add":
             slots = {"new": article(_noun(thing)), "place": _where(thing)}
-            return _instruction("add", rest, scene, slots, thing, chance)
-        return _instruction("remove", scene, rest, {"old": thing.name}, thing, chance)
+            return _instruction("add", rest, scene, slots, thing, rng)
+        return _instruction("remove", scene, rest, {"old": thing.name}, thing, rng)
     if kind == "colour":
         candidates = other_colours(scene, place, objects) if thing.colour else []
         candidates = [new for new in candidates if new.colour != thing.colour]
@@ -280,11 +280,11 @@ def draw_instruction(
         candidates = other_objects(scene, place, False, objects)
     if not candidates:
         return None
-    new = candidates[below(len(candidates), chance)]
+    new = candidates[below(len(candidates), rng)]
     after = replace(scene, things=(*scene.things[:place], new, *scene.things[place + 1 :]))
     slots = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
     final_kind: InstructionKind = "colour" if kind == "colour" else "object"
-    return _instruction(final_kind, scene, after, slots, new, chance)
+    return _instruction(final_kind, scene, after, slots, new, rng)
 
 
 def _instruction(
@@ -293,9 +293,9 @@ def _instruction(
     after: Scene,
     slots: dict[str, str],
     changed_thing: Thing | None,
-    chance: random.Random,
+    rng: random.Random,
 ) -> Instruction:
-    words = _one(_WORDS[kind], chance).format(**slots)
+    words = _one(_WORDS[kind], rng).format(**slots)
     return Instruction(kind, before, after, words, changed_thing)
 
 
@@ -314,7 +314,7 @@ def _where(thing: Thing) -> str:
     return " at the top" if y < 0.5 else " at the bottom"
 
 
-def _on_other_ground(scene: Scene, chance: random.Random) -> Scene:
+def _on_other_ground(scene: Scene, rng: random.Random) -> Scene:
     colours = {thing.colour for thing in scene.things}
     names = [
         name
@@ -323,11 +323,11 @@ def _on_other_ground(scene: Scene, chance: random.Random) -> Scene:
         and not colours & {*ground.colours}
         and (scene.style != "line" or ground.light)
     ]
-    return replace(scene, ground=names[below(len(names), chance)])
+    return replace(scene, ground=names[below(len(names), rng)])
 
 
 def _in_other_style(
-    scene: Scene, objects: dict[str, Object], styles: dict[str, float], chance: random.Random
+    scene: Scene, objects: dict[str, Object], styles: dict[str, float], rng: random.Random
 ) -> Scene | None:
     """Return the scene drawn by another artist; None if there is none who can draw it.
 
@@ -341,7 +341,7 @@ def _in_other_style(
         is_light = style != "line" or GROUNDS[scene.ground].light
         if all(things) and not hidden and is_light:
             scenes.append(replace(scene, style=style, things=tuple(t for t in things if t)))
-    return scenes[below(len(scenes), chance)] if scenes else None
+    return scenes[below(len(scenes), rng)] if scenes else None
 
 
 def _restyle(style: str, thing: Thing, obj: Object) -> Thing | None:
@@ -353,5 +353,5 @@ def _restyle(style: str, thing: Thing, obj: Object) -> Thing | None:
     return replace(thing, natural=thing.colour == obj.natural[style], box=box)
 
 
-def _one(words: tuple[str, ...], chance: random.Random) -> str:
-    return words[below(len(words), chance)]
+def _one(words: tuple[str, ...], rng: random.Random) -> str:
+    return words[below(len(words), rng)]

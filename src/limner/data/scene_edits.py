@@ -72,13 +72,13 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
             candidates["object"].append((place, new))
         if names_colour and (new := other_colours(scene, place, objects)):
             candidates["colour"].append((place, new))
-    chance = random.Random(f"{key}/edit")
+    rng = random.Random(f"{key}/edit")
     kinds: list[EditKind] = [kind for kind, places in candidates.items() if places]
     if not kinds:
         return None
-    kind = kinds[below(len(kinds), chance)]
-    place, things = candidates[kind][below(len(candidates[kind]), chance)]
-    new, old = things[below(len(things), chance)], scene.things[place]
+    kind = kinds[below(len(kinds), rng)]
+    place, things = candidates[kind][below(len(candidates[kind]), rng)]
+    new, old = things[below(len(things), rng)], scene.things[place]
     # `natural` is unchanged, so that the caption draws the same wording.
     caption_thing = replace(
         old, name=new.name, colour=new.colour if kind == "colour" else old.colour

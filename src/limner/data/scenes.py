@@ -197,13 +197,13 @@ class ComposedScenes(Dataset):
         cached = self._scenes.get(index)
         if cached is not None:
             return cached
-        chance = random.Random(f"{self.options.seed}/{index}")
+        rng = random.Random(f"{self.options.seed}/{index}")
         item: Scene | int
-        if self.single and chance.random() < self.options.emoji:
-            item = min(bisect(self._edges, chance.random() * self._edges[-1]), len(self.single) - 1)
+        if self.single and rng.random() < self.options.emoji:
+            item = min(bisect(self._edges, rng.random() * self._edges[-1]), len(self.single) - 1)
         else:
-            scene = self.composer.draw(self.options.split, chance)
-            item = replace(scene, caption=caption(scene, self.objects, chance))
+            scene = self.composer.draw(self.options.split, rng)
+            item = replace(scene, caption=caption(scene, self.objects, rng))
         self._scenes[index] = item
         if len(self._scenes) > REMEMBERED:
             self._scenes.popitem(last=False)

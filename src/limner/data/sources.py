@@ -28,7 +28,7 @@ from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.standard_sets import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.tars import Tars
-from limner.data.unpaired import Paired, Unpaired, pairs_of
+from limner.data.two_domains import Paired, Unpaired, pairs_of
 
 _SourceClass = TypeVar("_SourceClass", bound=type[Source])
 _kinds: dict[str, type[Source]] = {

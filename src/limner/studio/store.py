@@ -99,11 +99,6 @@ class Store:
         with self._reading() as session:
             return session.scalar(select(Job).where(Job.id == id))
 
-    def waiting(self) -> int:
-        """Return the number of waiting jobs."""
-        with self._reading() as session:
-            return session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
-
     def jobs_ahead(self, job: Job) -> order.Ahead:
         """Count the jobs that are painted before a waiting job."""
         with self._reading() as session:
@@ -361,10 +356,6 @@ class Store:
             if picture is not None:
                 picture.favourite = favourite
             return picture
-
-    def file(self, sha256: str) -> Path:
-        """Return the path of a picture's file on this host."""
-        return self.common.path(sha256)
 
     def delete(self, id: str) -> None:
         """Mark a picture as deleted; it can be restored for an hour."""

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import (
 
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
-from limner.data.unpaired import check_pairs
+from limner.data.two_domains import check_pairs
 from limner.runtime import processes
 from limner.training import optimisers
 from limner.training.loop import Loop

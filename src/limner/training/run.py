@@ -33,7 +33,7 @@ from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset, check_dataset
 from limner.data.sources import one_source, parts_of, source_types
 from limner.data.stream import Stream
-from limner.data.unpaired import check_pairs
+from limner.data.two_domains import check_pairs
 from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory

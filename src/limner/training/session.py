@@ -20,6 +20,7 @@ from limner.runtime import processes
 from limner.runtime.interrupts import Interrupts
 from limner.runtime.log import LOG_FILE, append_line, line, read_log
 from limner.runtime.progress import TrainingProgress, say, say_error
+from limner.training import log_curves
 from limner.training.data_record import DataRecord
 from limner.training.evaluation import Evaluations
 from limner.training.log_window import LogWindow
@@ -210,7 +211,7 @@ class Session:
         if processes.first() and (rows := read_log(self.run)):
             title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
             with self.writing():
-                png.curves(rows, self.run / "curves.png", title)
+                log_curves.draw_curves(rows, self.run / "curves.png", title)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 import limner
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
-from limner.commands.exports.onnx_graph import OPSET, Joined, Stored, checked, stored, traced
+from limner.commands.exports.onnx_graph import (
+    OPSET,
+    JoinedGraph,
+    WeightFormat,
+    file_content,
+    reduce_weights,
+    trace,
+)
 from limner.contract.abilities import Controlled
 from limner.contract.atomic_files import write_durably
 from limner.contract.editing import Follows
@@ -36,15 +43,16 @@ from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.frozen_base import ExtendsBase
 from limner.diffusion.sampling import Plan, Repaints
-from limner.diffusion.unrolled import Look, unrolled
+from limner.diffusion.sampling_table import Row, sampling_table
 from limner.maths.fixed_transforms import without_inversions
 
-_CLOSE: dict[Stored, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
+_Options = Mapping[str, Any]
+_CLOSE: dict[WeightFormat, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
 """Largest root mean square difference between graph and model, for pictures in [-1, 1]."""
 _UNSURE = "few steps amplify rounding errors: give more sampler.steps, or please report it"
 
 
-class Exported(NamedTuple):
+class ExportedModel(NamedTuple):
     """A model as a graph, with an example.
 
     Args:
@@ -53,7 +61,7 @@ class Exported(NamedTuple):
         expected: output of the model for the example.
         output: name of the output.
         draws: name -> law of the inputs that are random numbers.
-        walk: the sampling loop of a denoising model; None for other models.
+        loop: the sampling loop of a denoising model; None for other models.
         networks: the graphs that the loop calls, `view` and `finish`.
     """
 
@@ -62,7 +70,7 @@ class Exported(NamedTuple):
     expected: Tensor
     output: str
     draws: dict[str, Draw]
-    walk: "Walk | None" = None
+    loop: "SamplingLoop | None" = None
     networks: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -85,7 +93,7 @@ def parts_of(c: Condition) -> dict[str, Tensor]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Exported:
+def convert(model: GenerativeModel, options: _Options, n: int) -> ExportedModel:
     """Convert a model to a graph.
 
     Args:
@@ -98,25 +106,25 @@ def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Expo
     """
     c = example(model.spec, n)
     if isinstance(model, AutoregressiveModel):
-        return _network(model, c, n)
+        return _convert_network(model, c, n)
     if isinstance(model, Cascade):
-        return _cascade(model, c, options, n)
+        return _convert_cascade(model, c, options, n)
     if isinstance(model, ExtendsBase):
-        return _extended(model, c, options, n)
+        return _convert_extended(model, c, options, n)
     if isinstance(model, Controlled | Follows):
         raise LimnerError(f"{model.name} models encode an input picture first; export the base")
     if isinstance(model, BestOfN):
         raise LimnerError(f"{model.name} models rank what they painted; export the base")
     if isinstance(model, Repaints):
-        return _walk(model, c, options, n)
-    return _whole(model, c, options, n)
+        return _convert_denoiser(model, c, options, n)
+    return _convert_all(model, c, options, n)
 
 
 class Whole(nn.Module):
     """forward(*draws, *parts of a condition) -> the last frame."""
 
     def __init__(
-        self, model: GenerativeModel, draws: int, parts: Sequence[str], options: Mapping[str, Any]
+        self, model: GenerativeModel, draws: int, parts: Sequence[str], options: _Options
     ) -> None:
         super().__init__()
         self.model, self.draws = model, draws
@@ -132,13 +140,13 @@ class Whole(nn.Module):
         return deque(frames, maxlen=1).pop()
 
 
-def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+def _convert_all(model: GenerativeModel, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write all of `frames` as one graph."""
-    draws, inputs, expected = _recorded(model, c, options, n)
+    draws, inputs, expected = _record_sampling(model, c, options, n)
     parts = parts_of(c)
     module = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
-    return Exported(traced(module, inputs, "picture"), inputs, expected, "picture", draws)
+    return ExportedModel(trace(module, inputs, "picture"), inputs, expected, "picture", draws)
 
 
 class View(nn.Module):
@@ -167,18 +175,18 @@ class Finish(nn.Module):
         return self.model.to_image(x).float().clamp(-1, 1)
 
 
-class Walk(NamedTuple):
+class SamplingLoop(NamedTuple):
     """The parts of a denoiser's sampling loop.
 
     Args:
-        looks: the table of its steps.
+        table: the table of its steps.
         view, finish: the two networks.
         first: an example of the initial noise.
         deviation: standard deviation of the initial noise.
         t: an example of a time.
     """
 
-    looks: list[Look]
+    table: list[Row]
     view: View
     finish: Finish
     first: Tensor
@@ -186,20 +194,18 @@ class Walk(NamedTuple):
     t: Tensor
 
     @property
-    def scaled(self) -> list[Look]:
+    def scaled(self) -> list[Row]:
         """The table for an initial noise of standard deviation 1."""
-        firsts = [look.sums[0] * self.deviation for look in self.looks]
-        return [
-            look._replace(sums=(first, *look.sums[1:])) for look, first in zip(self.looks, firsts)
-        ]
+        firsts = [row.sums[0] * self.deviation for row in self.table]
+        return [row._replace(sums=(first, *row.sums[1:])) for row, first in zip(self.table, firsts)]
 
     @property
     def draws(self) -> int:
         """How many times the loop draws noise."""
-        return 1 + self.looks[-1].drawn
+        return 1 + self.table[-1].drawn
 
 
-def walk_of(model: Repaints, plan: Plan, c: Condition, n: int) -> Walk:
+def sampling_loop(model: Repaints, plan: Plan, c: Condition, n: int) -> SamplingLoop:
     """Return the parts of a sampling loop.
 
     Args:
@@ -217,20 +223,20 @@ def walk_of(model: Repaints, plan: Plan, c: Condition, n: int) -> Walk:
         variance = plan.D(first, plan.times[0], c).variance
     view = View(model, plan.D, c).eval()
     deviation = float(unit.flatten()[0])
-    looks = unrolled(plan, variance)
-    return Walk(looks, view, Finish(model).eval(), first, deviation, plan.times[0])
+    table = sampling_table(plan, variance)
+    return SamplingLoop(table, view, Finish(model).eval(), first, deviation, plan.times[0])
 
 
-def _networks(walk: Walk, c: Condition) -> dict[str, Any]:
+def _networks(loop: SamplingLoop, c: Condition) -> dict[str, Any]:
     """Trace the two networks of a sampling loop."""
     return {
-        "view": traced(walk.view, {"x": walk.first, "t": walk.t, **parts_of(c)}, "expected"),
-        "finish": traced(walk.finish, {"x": walk.first}, "picture"),
+        "view": trace(loop.view, {"x": loop.first, "t": loop.t, **parts_of(c)}, "expected"),
+        "finish": trace(loop.finish, {"x": loop.first}, "picture"),
     }
 
 
-def _recorded(
-    model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int
+def _record_sampling(
+    model: GenerativeModel, c: Condition, options: _Options, n: int
 ) -> tuple[dict[str, Draw], dict[str, Tensor], Tensor]:
     """Sample once, and return by input name the laws and values of its noise, and the picture."""
     noise = RecordingNoise(Noise.sampling(0, n))
@@ -257,19 +263,19 @@ def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) 
     return [inputs[end - count : end] for end, count in zip(ends, counts)]
 
 
-def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+def _convert_denoiser(model: Repaints, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write a denoising model: a table of sums, and calls of the denoiser."""
-    walk = walk_of(model, model.plan(**options), c, n)
-    networks = _networks(walk, c)
-    laws, noises, expected = _recorded(model, c, options, n)
-    [names] = _split(laws, [walk.draws], model)
-    graph = Joined()
-    picture = graph.walk("", walk.scaled, networks["view"], networks["finish"], names)
+    loop = sampling_loop(model, model.plan(**options), c, n)
+    networks = _networks(loop, c)
+    laws, noises, expected = _record_sampling(model, c, options, n)
+    [names] = _split(laws, [loop.draws], model)
+    graph = JoinedGraph()
+    picture = graph.unroll("", loop.scaled, *networks.values(), names)
     proto = graph.model(networks["finish"], picture)
-    return Exported(proto, noises | parts_of(c), expected, "picture", laws, walk, networks)
+    return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws, loop, networks)
 
 
-class Seen(nn.Module):
+class EncodedInput(nn.Module):
     """forward(image) -> the image as the network of an extended base receives it."""
 
     def __init__(self, model: ExtendsBase) -> None:
@@ -283,27 +289,25 @@ class Seen(nn.Module):
         return features
 
 
-def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write an extended base: encode its input picture once, then run the sampling loop."""
     plan, base_c = model.base_plan(c, n, **options)
     if base_c.image is None or c.image is None:
         raise LimnerError("with these options the hint has no effect; export the base")
-    walk = walk_of(model.base, plan, base_c, n)
-    networks = _networks(walk, base_c)
-    encoding = traced(Seen(model).eval(), {"image": c.image}, "seen")
-    laws, noises, expected = _recorded(model, c, options, n)
-    [names] = _split(laws, [walk.draws], model)
-    graph = Joined()
+    loop = sampling_loop(model.base, plan, base_c, n)
+    networks = _networks(loop, base_c)
+    encoding = trace(EncodedInput(model).eval(), {"image": c.image}, "seen")
+    laws, noises, expected = _record_sampling(model, c, options, n)
+    [names] = _split(laws, [loop.draws], model)
+    graph = JoinedGraph()
     graph.add("Seen", encoding)
     hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
-    picture = graph.walk(
-        "", walk.scaled, networks["view"], networks["finish"], names, {"image": hint}
-    )
+    picture = graph.unroll("", loop.scaled, *networks.values(), names, {"image": hint})
     proto = graph.model(networks["finish"], picture)
-    return Exported(proto, noises | parts_of(c), expected, "picture", laws)
+    return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
 
 
-class Augmented(nn.Module):
+class NoisyInput(nn.Module):
     """forward(z, noise) -> the base's picture as the upsampler of a cascade receives it."""
 
     def __init__(self, model: Cascade, level: float) -> None:
@@ -320,7 +324,7 @@ class Augmented(nn.Module):
         return c.image
 
 
-def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write a cascade: the sampling loop of the base, then the loop of the upsampler."""
     base, upsampler = model.base, model.upsampler
     if not isinstance(base, Repaints) or not isinstance(upsampler, Repaints):
@@ -330,24 +334,22 @@ def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -
         )
     base_options, upsampler_options, level = model.stage_options(**options)
     z = Noise.sampling(0, n).normal(*base.spec.shape)
-    noise, augmented = torch.zeros_like(z), Augmented(model, level).eval()
+    noise, augmented = torch.zeros_like(z), NoisyInput(model, level).eval()
     upsampler_c = replace(c, image=augmented(z, noise))
-    small = walk_of(base, base.plan(**base_options), c, n)
-    large = walk_of(upsampler, upsampler.plan(**upsampler_options), upsampler_c, n)
-    laws, noises, expected = _recorded(model, c, options, n)
+    small = sampling_loop(base, base.plan(**base_options), c, n)
+    large = sampling_loop(upsampler, upsampler.plan(**upsampler_options), upsampler_c, n)
+    laws, noises, expected = _record_sampling(model, c, options, n)
     first, middle, last = _split(laws, [small.draws, 1, large.draws], model)
-    network = traced(augmented, {"z": z, "noise": noise}, "seen")
+    network = trace(augmented, {"z": z, "noise": noise}, "seen")
     small_nets, large_nets = _networks(small, c), _networks(large, upsampler_c)
-    graph = Joined()
+    graph = JoinedGraph()
     graph.add("Augmented", network)
-    picture = graph.walk("Base", small.scaled, small_nets["view"], small_nets["finish"], first)
+    picture = graph.unroll("Base", small.scaled, *small_nets.values(), first)
     [name] = middle
     hint = graph.call("Augmented", [picture, graph.input(name, network.graph.input[1])], "seen")
-    picture = graph.walk(
-        "", large.scaled, large_nets["view"], large_nets["finish"], last, {"image": hint}
-    )
+    picture = graph.unroll("", large.scaled, *large_nets.values(), last, {"image": hint})
     proto = graph.model(large_nets["finish"], picture)
-    return Exported(proto, noises | parts_of(c), expected, "picture", laws)
+    return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
 
 
 class Theta(nn.Module):
@@ -363,17 +365,17 @@ class Theta(nn.Module):
         return self.model.theta(x, c)
 
 
-def _network(model: AutoregressiveModel, c: Condition, n: int) -> Exported:
+def _convert_network(model: AutoregressiveModel, c: Condition, n: int) -> ExportedModel:
     x = Noise.sampling(0, n).uniform(*model.spec.shape) * 2 - 1
     parts = parts_of(c)
     theta, inputs = Theta(model, list(parts)).eval(), {"x": x, **parts}
     with torch.no_grad():
         expected = theta(*inputs.values())
-    return Exported(traced(theta, inputs, "theta"), inputs, expected, "theta", {})
+    return ExportedModel(trace(theta, inputs, "theta"), inputs, expected, "theta", {})
 
 
 def write_onnx(
-    model: GenerativeModel, options: Mapping[str, Any], file: Path, *, n: int, store: Stored
+    model: GenerativeModel, options: _Options, file: Path, *, n: int, store: WeightFormat
 ) -> float:
     """Write a model as an ONNX file, after a check that ONNX Runtime gives the same result.
 
@@ -393,10 +395,10 @@ def write_onnx(
     """
     if file.exists():
         raise LimnerError(f"{file} exists; name a new file")
-    export = exported(model, options, n)
-    graph = stored(export.graph, store)
+    export = convert(model, options, n)
+    graph = reduce_weights(export.graph, store)
     _describe(graph, model, options, export.draws)
-    content = checked(graph)
+    content = file_content(graph)
     largest = difference(content, export, store)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +407,7 @@ def write_onnx(
 
 
 def _describe(
-    graph: Any, model: GenerativeModel, options: Mapping[str, Any], draws: Mapping[str, Draw]
+    graph: Any, model: GenerativeModel, options: _Options, draws: Mapping[str, Draw]
 ) -> None:
     """Describe the file in its metadata, as JSON under the key `limner`."""
     laws = {name: {"law": draw.law, "shape": list(draw.shape)} for name, draw in draws.items()}
@@ -421,7 +423,7 @@ def _describe(
     entry.key, entry.value = "limner", json.dumps(description)
 
 
-def difference(content: bytes, made: Exported, store: Stored) -> float:
+def difference(content: bytes, export: ExportedModel, store: WeightFormat) -> float:
     """Return the largest difference between the results of file and model for the example.
 
     Raises:
@@ -436,10 +438,10 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     except Exception as error:  # ONNX Runtime has a separate exception class for each reason
         cause = str(error).strip().splitlines()[0]
         raise LimnerError(f"ONNX Runtime cannot run this model ({cause}); export another") from None
-    inputs = {name: x.numpy() for name, x in made.inputs.items()}
+    inputs = {name: x.numpy() for name, x in export.inputs.items()}
     names = {value.name for value in session.get_inputs()}
-    (output,) = session.run([made.output], {k: v for k, v in inputs.items() if k in names})
-    delta = output - made.expected.numpy()
+    (output,) = session.run([export.output], {k: v for k, v in inputs.items() if k in names})
+    delta = output - export.expected.numpy()
     if not np.sqrt(np.square(delta).mean()) <= _CLOSE[store]:
         raise LimnerError(
             f"the graph differs from the model by {np.abs(delta).max():.2g} and was not written; "

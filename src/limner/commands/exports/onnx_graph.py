@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError, install
-from limner.diffusion.unrolled import Look
+from limner.diffusion.sampling_table import Row
 
 try:
     import onnx
@@ -27,14 +27,14 @@ try:
 except ModuleNotFoundError as error:
     raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
 
-Stored = Literal["float32", "float16", "int8"]
+WeightFormat = Literal["float32", "float16", "int8"]
 """Number format in which large weights are stored."""
 OPSET = 20
 _DOMAIN = "limner"
 _LARGE = 1024  # weights with fewer numbers stay float32, since they save little space
 
 
-def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
+def trace(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
     """Trace a part of a model into a graph.
 
     Args:
@@ -92,7 +92,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-class Joined:
+class JoinedGraph:
     """One graph built from several graphs that it calls; each is stored once, as a function."""
 
     def __init__(self) -> None:
@@ -122,10 +122,10 @@ class Joined:
         self._inputs[name] = make.make_tensor_value_info(name, element, _shape(like))
         return name
 
-    def walk(
+    def unroll(
         self,
         name: str,
-        looks: Sequence[Look],
+        table: Sequence[Row],
         view: onnx.ModelProto,
         picture: onnx.ModelProto,
         noises: Sequence[str],
@@ -135,7 +135,7 @@ class Joined:
 
         Args:
             name: prefix for the names of this loop; must be unique.
-            looks: the table of the steps, see `limner.diffusion.unrolled`.
+            table: the table of the steps, see `limner.diffusion.sampling_table`.
             view: graph (x, t, parts of a condition ...) -> the denoiser's estimate.
             picture: graph (x) -> the picture of the last x.
             noises: names of the inputs with the first noise and with the further noise.
@@ -154,11 +154,11 @@ class Joined:
         parts = [known.get(value.name) or self.input(value.name, value) for value in part_inputs]
         vectors, count = [noises[0]], 0
         later_noises = noises[1:]
-        for k, look in enumerate(looks):
-            vectors += later_noises[count : look.drawn]
-            count = look.drawn
+        for k, row in enumerate(table):
+            vectors += later_noises[count : row.drawn]
+            count = row.drawn
             terms: list[str] = []
-            for j, (coefficient, vector) in enumerate(zip(look.sums, vectors, strict=True)):
+            for j, (coefficient, vector) in enumerate(zip(row.sums, vectors, strict=True)):
                 if coefficient:
                     scale = self._constant(f"{name}a_{k}_{j}", coefficient, element)
                     term = f"{name}term_{k}_{j}"
@@ -166,9 +166,9 @@ class Joined:
                     terms.append(term)
             x = f"{name}x_{k}"
             self._nodes.append(make.make_node("Sum", terms, [x]))
-            if look.t is None:
+            if row.t is None:
                 return self.call(picture_name, [x], f"{name}end")
-            t = self._constant(f"{name}t_{k}", look.t, TensorProto.DOUBLE)
+            t = self._constant(f"{name}t_{k}", row.t, TensorProto.DOUBLE)
             vectors.append(self.call(view_name, [x, t, *parts], f"{name}view_{k}"))
         raise AssertionError("the last row of a table has no time")
 
@@ -231,15 +231,15 @@ def _function(name: str, part: onnx.ModelProto) -> tuple[Any, list[Any]]:
     return make.make_function(_DOMAIN, name, inputs, outputs, nodes, imports), weights
 
 
-def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
+def reduce_weights(model: onnx.ModelProto, store: WeightFormat) -> onnx.ModelProto:
     """Return a model with its large weights stored in fewer bits; it still computes in float32.
 
     Args:
         model: a model with float32 weights.
-        how: Number format. float16 halves the file. int8 quarters it, with one scale for each row
+        store: Number format. float16 halves the file. int8 quarters it, with one scale for each row
             or column of a weight.
     """
-    if how == "float32":
+    if store == "float32":
         return model
     small = onnx.ModelProto()
     small.CopyFrom(model)
@@ -248,12 +248,12 @@ def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
         values = numpy_helper.to_array(weight)
         if weight.data_type != TensorProto.FLOAT or values.size < _LARGE:
             continue
-        name, stored_name = weight.name, f"{weight.name}.{how}"
-        if how == "float16" or values.ndim < 2:
+        name, stored_name = weight.name, f"{weight.name}.{store}"
+        if store == "float16" or values.ndim < 2:
             weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), stored_name))
             nodes.append(make.make_node("Cast", [stored_name], [name], to=TensorProto.FLOAT))
             continue
-        axis, integers, scale = _quantised(values)
+        axis, integers, scale = _quantise(values)
         weight.CopyFrom(numpy_helper.from_array(integers, stored_name))
         scales.append(numpy_helper.from_array(scale, f"{name}.scale"))
         inputs = [stored_name, f"{name}.scale"]
@@ -265,7 +265,7 @@ def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
     return small
 
 
-def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+def _quantise(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Quantise a weight to int8, along its first or second axis, whichever loses less.
 
     Returns:
@@ -295,7 +295,7 @@ def has_float64(model: onnx.ModelProto) -> bool:
     return TensorProto.DOUBLE in types
 
 
-def checked(model: onnx.ModelProto) -> bytes:
+def file_content(model: onnx.ModelProto) -> bytes:
     """Check a model, and return it as the bytes of a file.
 
     Raises:

@@ -14,8 +14,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limner.commands.exports.onnx_file import difference, exported
-from limner.commands.exports.onnx_graph import Stored, checked, has_float64, stored
+from limner.commands.exports.onnx_file import convert, difference
+from limner.commands.exports.onnx_graph import (
+    WeightFormat,
+    file_content,
+    has_float64,
+    reduce_weights,
+)
 from limner.contract.atomic_files import atomic_file
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import GenerativeModel
@@ -40,7 +45,7 @@ def write_web(
     folder: Path,
     *,
     title: str,
-    store: Stored,
+    store: WeightFormat,
     runtime: Path | None = None,
 ) -> Path:
     """Write a folder whose page paints one picture at a time.
@@ -73,7 +78,7 @@ def write_web(
     if runtime and (missing := [name for name in _RUNTIME if not (runtime / name).is_file()]):
         raise LimnerError(f"{runtime} has no {missing[0]}; give the folder dist of {_PACKAGE}")
     description, graphs = _parts(model, options, store)
-    dist = runtime or _fetched_runtime()
+    dist = runtime or _fetch_runtime()
     description |= {"title": title, "graphs": list(graphs)}
     with writing(folder):
         try:
@@ -96,10 +101,10 @@ def write_web(
 
 
 def _parts(
-    model: GenerativeModel, options: Mapping[str, Any], store: Stored
+    model: GenerativeModel, options: Mapping[str, Any], store: WeightFormat
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the description for the page, and the graphs by name."""
-    spec, export = model.spec, exported(model, options, 1)
+    spec, export = model.spec, convert(model, options, 1)
     description: dict[str, Any] = {
         "float64": any(map(has_float64, export.networks.values() or [export.graph])),
         "picture": spec.shape,
@@ -111,23 +116,25 @@ def _parts(
             f"{model.name} models paint pixel by pixel, which takes too long in a browser; "
             "export another"
         )
-    content = checked(stored(export.graph, store))
+    content = file_content(reduce_weights(export.graph, store))
     difference(content, export, store)
-    if export.walk is None:
+    if export.loop is None:
         description["noise"] = {
             name: {"law": d.law, "shape": d.shape, "type": str(d.dtype).removeprefix("torch.")}
             for name, d in export.draws.items()
         }
         return description, {"painter": content}
     description |= {
-        "shape": tuple(export.walk.first.shape[1:]),
-        "deviation": export.walk.deviation,
-        "looks": [look._asdict() for look in export.walk.looks],
+        "shape": tuple(export.loop.first.shape[1:]),
+        "deviation": export.loop.deviation,
+        "looks": [row._asdict() for row in export.loop.table],
     }
-    return description, {n: checked(stored(graph, store)) for n, graph in export.networks.items()}
+    return description, {
+        n: file_content(reduce_weights(graph, store)) for n, graph in export.networks.items()
+    }
 
 
-def _fetched_runtime() -> Path:
+def _fetch_runtime() -> Path:
     """Return the cached runtime, which npm fetches the first time.
 
     Raises:

@@ -29,7 +29,7 @@ from limner.maths.schedules import Schedule, Times
 _MOST_STEPS = 100
 
 
-class Look(NamedTuple):
+class Row(NamedTuple):
     """Row of the table: an evaluation of the denoiser, or the end.
 
     Args:
@@ -76,12 +76,12 @@ class _RecordingDenoiser:
 
     def __init__(self, schedule: Schedule, units: _Units, variance: Tensor | None) -> None:
         self.schedule, self.units, self.variance = schedule, units, variance
-        self.looks: list[Look] = []
+        self.table: list[Row] = []
 
     def keep(self, x: Images, t: float | None) -> None:
         """Record a row of the table."""
         sums = x.flatten()[: self.units.unit_count].tolist()
-        self.looks.append(Look(tuple(sums), t, self.units.noise_count))
+        self.table.append(Row(tuple(sums), t, self.units.noise_count))
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Record the input, and return a new unit vector as the estimate."""
@@ -89,7 +89,7 @@ class _RecordingDenoiser:
         return Estimate(self.units.unit(), self.variance)
 
 
-def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
+def sampling_table(plan: Plan, variance: Tensor | None = None) -> list[Row]:
     """Return the table of a sampling plan: the denoiser's inputs, in order, and the end.
 
     Args:
@@ -119,11 +119,11 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
     recorder = _RecordingDenoiser(plan.D.schedule, units, variance if needs_variance else None)
     frames = plan._replace(D=recorder).trajectory(units.unit(), Condition(), units, False)
     recorder.keep(deque(frames, maxlen=1).pop(), None)
-    _check_table(recorder.looks, plan, recorder.variance)
-    return recorder.looks
+    _check_table(recorder.table, plan, recorder.variance)
+    return recorder.table
 
 
-def _check_table(looks: Sequence[Look], plan: Plan, variance: Tensor | None) -> None:
+def _check_table(table: Sequence[Row], plan: Plan, variance: Tensor | None) -> None:
     """Check that a table leads to the same picture as its plan, with a simple denoiser.
 
     Raises:
@@ -138,11 +138,11 @@ def _check_table(looks: Sequence[Look], plan: Plan, variance: Tensor | None) -> 
 
     drawn, noise = _LargeNoise.sampling(0, 1), _LargeNoise.sampling(0, 1)
     first, *further = (
-        drawn.normal(1, 4, 4, dtype=torch.float64) for _ in range(1 + looks[-1].drawn)
+        drawn.normal(1, 4, 4, dtype=torch.float64) for _ in range(1 + table[-1].drawn)
     )
     x = noise.normal(1, 4, 4, dtype=torch.float64)
     expected = plan._replace(D=Bounded(plan.D.schedule)).end(x, Condition(), noise)
-    actual = follow_table(looks, first, further, lambda x, t: x.tanh())
+    actual = follow_table(table, first, further, lambda x, t: x.tanh())
     if not torch.allclose(actual, expected, rtol=1e-6, atol=1e-6):
         raise LimnerError(
             f"the steps of {type(plan.sampler).__name__} are no sums of pictures and noises, which "
@@ -160,22 +160,22 @@ def _has_classifier(D: object) -> bool:
 
 
 def follow_table(
-    looks: Sequence[Look], first: Images, further: Sequence[Images], D: Callable[..., Images]
+    table: Sequence[Row], first: Images, further: Sequence[Images], D: Callable[..., Images]
 ) -> Images:
     """Sample with a table, and return the picture.
 
     Args:
-        looks: table of a sampling plan.
+        table: table of a sampling plan.
         first: noise to start from.
         further: further noises that the plan draws.
         D: function of x_t and t that returns the estimate of the picture.
     """
     vectors, drawn = [first], 0
-    for look in looks:
-        vectors += further[drawn : look.drawn]
-        drawn = look.drawn
-        x = torch.stack([a * v for a, v in zip(look.sums, vectors, strict=True)]).sum(0)
-        if look.t is None:
+    for row in table:
+        vectors += further[drawn : row.drawn]
+        drawn = row.drawn
+        x = torch.stack([a * v for a, v in zip(row.sums, vectors, strict=True)]).sum(0)
+        if row.t is None:
             return x
-        vectors.append(D(x, look.t))
+        vectors.append(D(x, row.t))
     raise AssertionError("a table has an end")
