@@ -339,6 +339,8 @@ def test_both_stages_of_a_cascade_are_written(tmp_path):
     picture, expected, inputs = paint_with_file(model, options, tmp_path / "m.onnx")
     assert inputs == ["noise", "label", "noise_1", "noise_2", "noise_3"]
     assert (picture - expected).abs().max() < 1e-3
+    picture, cleaned, _ = paint_with_file(model, options | {"clean": 2}, tmp_path / "c.onnx")
+    assert (picture - cleaned).abs().max() < 1e-3 < (cleaned - expected).abs().max()
     flow = perturbed("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
     cascade = perturbed("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
     with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):

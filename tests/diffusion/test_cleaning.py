@@ -1,4 +1,4 @@
-"""Cleaning: exact pictures stay, errors that repeat with the patches go, and edits keep the rest."""
+"""Cleaning: exact pictures stay, errors that repeat with the patches go, edits keep the rest."""
 
 import pytest
 import torch
@@ -8,17 +8,18 @@ from test_cascade import SPEC, cascade
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
 from limner.contract.registry import build
-from limner.diffusion.cleaning import cleaned, cleaned_frames
+from limner.diffusion.cleaning import cleaned, cleaned_frames, cleaning_passes
 from limner.maths.denoisers import Estimate
-from limner.maths.schedules import LinearPath, LogSNR
+from limner.maths.schedules import LinearPath, LogSNR, Schedule
 
+LINE = LinearPath()
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 
 
 class Exact:
     """A denoiser that undoes the scaling, adds an error, and records what it is given."""
 
-    def __init__(self, schedule=LinearPath(), error=0.0):
+    def __init__(self, schedule: Schedule = LINE, error=0.0):
         self.schedule, self.error = schedule, error
         self.times, self.images = [], []
 
@@ -28,10 +29,14 @@ class Exact:
         return Estimate(x_t / float(self.schedule(t)[0]) + self.error)
 
 
-@pytest.mark.parametrize("schedule", [LinearPath(), LogSNR()])
+def clean(D: Exact, passes: int, c: Condition = Condition()) -> list[torch.Tensor]:
+    return list(cleaned(X, D, c, cleaning_passes(D.schedule, passes)))
+
+
+@pytest.mark.parametrize("schedule", [LINE, LogSNR()])
 @pytest.mark.parametrize("passes", [1, 3, 9])
 def test_a_picture_that_the_denoiser_returns_unchanged_stays_to_its_edges(schedule, passes):
-    frames = list(cleaned(X, Exact(schedule), Condition(), passes))
+    frames = clean(Exact(schedule), passes)
     assert len(frames) == passes
     for frame in frames:
         torch.testing.assert_close(frame, X, rtol=0, atol=1e-6)
@@ -39,13 +44,13 @@ def test_a_picture_that_the_denoiser_returns_unchanged_stays_to_its_edges(schedu
 
 def test_the_times_fall_by_tenths_and_only_the_last_pass_is_shifted():
     D = Exact()
-    list(cleaned(X, D, Condition(), 3))
+    clean(D, 3)
     assert D.times == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
 
 
 def test_errors_that_repeat_every_two_pixels_with_a_mean_of_0_are_removed():
     error = torch.tensor([[0.05, -0.02], [0.03, -0.06]]).repeat(4, 4)
-    once = list(cleaned(X, Exact(error=error), Condition(), 1))[-1]
+    once = clean(Exact(error=error), 1)[-1]
     inside = (once - X)[..., :-1, :-1]
     torch.testing.assert_close(inside, torch.zeros_like(inside), rtol=0, atol=1e-6)
     last = (once - X)[0, 0, -1, :-1]  # two of the four shifts move the last row out
@@ -56,7 +61,7 @@ def test_errors_that_repeat_every_two_pixels_with_a_mean_of_0_are_removed():
 def test_the_conditioning_image_is_shifted_with_the_picture():
     hint = F.avg_pool2d(X, 2)
     D = Exact()
-    list(cleaned(X, D, Condition(image=hint), 1))
+    clean(D, 1, Condition(image=hint))
     first, right, down, both = D.images
     large = F.interpolate(hint, (8, 8), mode="bilinear", antialias=True)
     assert torch.equal(first, hint)  # the network enlarges it by itself
@@ -67,7 +72,7 @@ def test_the_conditioning_image_is_shifted_with_the_picture():
 
 
 def test_values_beyond_the_range_of_colours_are_clamped():
-    frame = list(cleaned(X, Exact(error=0.5), Condition(), 1))[-1]
+    frame = clean(Exact(error=0.5), 1)[-1]
     torch.testing.assert_close(frame, (X + 0.5).clamp(max=1), rtol=0, atol=1e-6)
 
 

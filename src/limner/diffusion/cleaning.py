@@ -16,10 +16,9 @@ four estimates, of the picture shifted by 0 or 1 pixels down and right, each shi
 Donoho (1995). Translation-invariant de-noising. Wavelets and statistics, pages 125-150.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import product
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,29 +30,49 @@ from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Denoiser
+from limner.maths.schedules import Schedule, Times
 
 CleaningPasses = Annotated[int, Field(ge=0, le=9)]
 _INTERVALS = 10  # the times of the passes are the last ones before 0 of so many even steps
+_ALIGNMENTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a picture with the network's 2 x 2 patches
 
 
-def cleaned(x: Images, D: Denoiser, c: Condition, passes: int) -> Iterator[Images]:
+class Pass(NamedTuple):
+    """A pass of cleaning.
+
+    Args:
+        t: time whose noise the denoiser is told.
+        alpha: the picture's factor at this time.
+        shifts: how far the picture is shifted down and right, for each estimate.
+    """
+
+    t: Times
+    alpha: float
+    shifts: tuple[tuple[int, int], ...]
+
+
+def cleaning_passes(schedule: Schedule, passes: int) -> list[Pass]:
+    """Return a number of passes, at most 9, in their order."""
+    times = schedule.times(_INTERVALS)[_INTERVALS - passes : -1]
+    shifts = [((0, 0),)] * (passes - 1) + [_ALIGNMENTS]
+    return [Pass(t, float(schedule(t)[0]), s) for t, s in zip(times, shifts, strict=True)]
+
+
+def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Iterator[Images]:
     """Yield the picture after each pass, in [-1, 1].
 
     Args:
         x: finished pictures.
-        D: the denoiser that painted them, with its schedule.
+        D: the denoiser that painted them.
         c: condition of the pictures; a conditioning image is shifted with them.
-        passes: number of passes, at most 9.
+        passes: see `cleaning_passes`.
     """
-    times = D.schedule.times(_INTERVALS)
-    for t in times[_INTERVALS - passes : -1]:
-        alpha = float(D.schedule(t)[0])
-        shifts = list(product((0, 1), (0, 1))) if t == times[-2] else [(0, 0)]
+    for t, alpha, shifts in passes:
         total, count = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
         for shift in shifts:
             estimate = D(alpha * _shifted(x, shift), t, _with_shift(c, x.shape[-2:], shift)).x_hat
-            total += _shifted_back(estimate.clamp(-1, 1).to(x), shift)
-            count += _shifted_back(torch.ones_like(count), shift)
+            total = total + _shifted_back(estimate.clamp(-1, 1).to(x), shift)
+            count = count + _shifted_back(torch.ones_like(count), shift)
         x = total / count
         yield x
 
@@ -71,7 +90,7 @@ def cleaned_frames(
         frames: frames of a model that paints.
         model: that model.
         c: condition of the pictures.
-        passes: see `cleaned`; with None or 0, the frames stay as they are.
+        passes: number of passes; with None or 0, the frames stay as they are.
         preview: whether to yield frames on the way.
 
     Raises:
@@ -89,7 +108,8 @@ def cleaned_frames(
     for x in frames:
         if preview:
             yield x
-    for k, picture in enumerate(cleaned(x, model, c, passes), 1):
+    plan = cleaning_passes(model.schedule, passes)
+    for k, picture in enumerate(cleaned(x, model, c, plan), 1):
         if preview or k == passes:
             yield picture
 

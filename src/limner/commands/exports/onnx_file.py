@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import limner
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
@@ -31,16 +31,27 @@ from limner.commands.exports.onnx_graph import (
     reduce_weights,
     trace,
 )
+from limner.commands.exports.onnx_networks import (
+    Cleaning,
+    EncodedInput,
+    Finish,
+    NoisyInput,
+    Theta,
+    View,
+    Whole,
+    parts_of,
+)
 from limner.contract.abilities import Controlled
 from limner.contract.atomic_files import write_durably
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError, writing
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.noise_inputs import Draw, GivenNoise, RecordingNoise
 from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.cascade import Cascade
+from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.frozen_base import ExtendsBase
 from limner.diffusion.sampling import Plan, Repaints
 from limner.diffusion.sampling_table import Row, sampling_table
@@ -87,12 +98,6 @@ def example(spec: ImageSpec, n: int) -> Condition:
     return Condition(label, text, image)
 
 
-def parts_of(c: Condition) -> dict[str, Tensor]:
-    """Return the parts of a condition that are not None, by name."""
-    parts = {"label": c.label, "text": c.text, "image": c.image}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def convert(model: GenerativeModel, options: _Options, n: int) -> ExportedModel:
     """Convert a model to a graph.
 
@@ -120,26 +125,6 @@ def convert(model: GenerativeModel, options: _Options, n: int) -> ExportedModel:
     return _convert_all(model, c, options, n)
 
 
-class Whole(nn.Module):
-    """forward(*draws, *parts of a condition) -> the last frame."""
-
-    def __init__(
-        self, model: GenerativeModel, draws: int, parts: Sequence[str], options: _Options
-    ) -> None:
-        super().__init__()
-        self.model, self.draws = model, draws
-        self.parts, self.options = tuple(parts), dict(options)
-
-    def forward(self, *inputs: Tensor) -> Images:
-        """Return the pictures."""
-        noises, rest = inputs[: self.draws], inputs[self.draws :]
-        c = Condition(**dict(zip(self.parts, rest, strict=True)))
-        n = len(inputs[0])
-        noise = GivenNoise(noises, n)
-        frames = self.model.frames(n, c, noise=noise, preview=False, **self.options)
-        return deque(frames, maxlen=1).pop()
-
-
 def _convert_all(model: GenerativeModel, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write all of `frames` as one graph."""
     draws, inputs, expected = _record_sampling(model, c, options, n)
@@ -147,32 +132,6 @@ def _convert_all(model: GenerativeModel, c: Condition, options: _Options, n: int
     module = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
     return ExportedModel(trace(module, inputs, "picture"), inputs, expected, "picture", draws)
-
-
-class View(nn.Module):
-    """forward(x, t, *parts of a condition) -> the guided, clipped estimate of a denoiser."""
-
-    def __init__(self, model: GenerativeModel, D: Any, c: Condition) -> None:
-        super().__init__()
-        self.model, self.D, self.present = model, D, c.present
-        self.parts = tuple(parts_of(c))
-
-    def forward(self, x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
-        """Return the estimated clean picture."""
-        parts: dict[str, Any] = dict(zip(self.parts, rest, strict=True))
-        return self.D(x, t, Condition(**parts, present=self.present)).x_hat
-
-
-class Finish(nn.Module):
-    """forward(x) -> the picture of the last x of a sampling loop."""
-
-    def __init__(self, model: Repaints) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Images:
-        """Return the picture."""
-        return self.model.to_image(x).float().clamp(-1, 1)
 
 
 class SamplingLoop(NamedTuple):
@@ -275,20 +234,6 @@ def _convert_denoiser(model: Repaints, c: Condition, options: _Options, n: int) 
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws, loop, networks)
 
 
-class EncodedInput(nn.Module):
-    """forward(image) -> the image as the network of an extended base receives it."""
-
-    def __init__(self, model: ExtendsBase) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Images) -> Tensor:
-        """Return the features of the hint, or the picture in the space of the denoiser."""
-        features = self.model.base_condition(Condition(image=image), len(image)).image
-        assert features is not None
-        return features
-
-
 def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write an extended base: encode its input picture once, then run the sampling loop."""
     plan, base_c = model.base_plan(c, n, **options)
@@ -305,23 +250,6 @@ def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: in
     picture = graph.unroll("", loop.scaled, *networks.values(), names, {"image": hint})
     proto = graph.model(networks["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
-
-
-class NoisyInput(nn.Module):
-    """forward(z, noise) -> the base's picture as the upsampler of a cascade receives it."""
-
-    def __init__(self, model: Cascade, level: float) -> None:
-        super().__init__()
-        self.model, self.level = model, level
-
-    def forward(self, z: Images, noise: Tensor) -> Tensor:
-        """Return the noisy picture and its noise level."""
-        n = len(z)
-        c = self.model.with_hint(
-            Condition(), z, torch.full((n,), self.level), GivenNoise([noise], n)
-        )
-        assert c.image is not None
-        return c.image
 
 
 def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) -> ExportedModel:
@@ -348,21 +276,14 @@ def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) ->
     [name] = middle
     hint = graph.call("Augmented", [picture, graph.input(name, network.graph.input[1])], "seen")
     picture = graph.unroll("", large.scaled, *large_nets.values(), last, {"image": hint})
+    if (passes := options.get("clean")) and isinstance(upsampler, DenoisingModel):
+        cleaning = Cleaning(upsampler, upsampler_c, passes).eval()
+        network = trace(cleaning, {"x": expected, **parts_of(upsampler_c)}, "cleaned")
+        graph.add("Cleaned", network)
+        parts = [hint if value.name == "image" else value.name for value in network.graph.input[1:]]
+        picture = graph.call("Cleaned", [picture, *parts], "cleaned")
     proto = graph.model(large_nets["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
-
-
-class Theta(nn.Module):
-    """forward(x, *parts of a condition) -> law parameters of each pixel, "n h w p"."""
-
-    def __init__(self, model: AutoregressiveModel, parts: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.parts = model, tuple(parts)
-
-    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
-        """Return the output of the network."""
-        c = Condition(**dict(zip(self.parts, rest, strict=True)))
-        return self.model.theta(x, c)
 
 
 def _convert_network(model: AutoregressiveModel, c: Condition, n: int) -> ExportedModel:
