@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from collections import deque
 from dataclasses import replace
@@ -370,6 +371,12 @@ def test_models_without_a_graph_are_refused(tmp_path, model, options, message):
             painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, store="float32"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_whose_pictures_are_not_finite_is_refused():
+    made = Exported(None, {}, torch.full((1, 1, 2, 2), math.nan), "picture", {})
+    with pytest.raises(LimnerError, match="the pictures are not finite; leave options out"):
+        difference(b"", made, "float32")
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])

@@ -35,6 +35,7 @@ class Painter:
         deep: bool = False,
         cap: int | None = None,
         ends: tuple[float, float] | None = None,
+        table: dict[str, float] | None = None,
     ) -> None:
         pass
 
@@ -46,7 +47,7 @@ def read(**values: object) -> dict:
 def test_defaults_are_filled_in_and_types_converted():
     assert read(width="8", sizes=[3, 4], rate=1) == {
         "width": 8, "rate": 1.0, "sizes": (3, 4), "more": (), "kind": "cosine", "deep": False,
-        "cap": None, "ends": None,
+        "cap": None, "ends": None, "table": None,
     }  # fmt: skip
 
 
@@ -111,6 +112,7 @@ def test_a_single_number_stands_for_one_layer():
         ({"width": 1, "ends": 0.5}, "model option model.ends=0.5: give 2 numbers with commas"),
         ({"width": 1, "ends": [0.5]}, "model.ends=[0.5]: give 2 numbers with commas"),
         ({"width": 1, "ends": [0, 1, 2]}, "model.ends=[0, 1, 2]: give 2 numbers with commas"),
+        ({"width": 1, "table": {"a": "x"}}, "model option model.table.a='x': input should be a"),
         ({"width": 1, "deep": "perhaps"}, "model.deep='perhaps': give true or false"),
         ({"width": "x" * 999}, "..."),
         ({"width": 1, "spec": 2}, "unknown model option 'model.spec'"),
@@ -129,7 +131,7 @@ def test_a_wrong_option_is_refused_in_one_line(values: dict, message: str):
 def test_a_schema_is_json_and_names_types_and_defaults():
     schema = json.loads(json.dumps(json_schema(Painter.__init__, skip=("spec",))))
     assert set(schema["properties"]) == {
-        "width", "rate", "sizes", "more", "kind", "deep", "cap", "ends"
+        "width", "rate", "sizes", "more", "kind", "deep", "cap", "ends", "table"
     }  # fmt: skip
     assert schema["required"] == ["width"]
     assert schema["properties"]["kind"]["enum"] == ["cosine", "linear"]

@@ -175,6 +175,14 @@ def test_broken_records_are_named_counted_and_left_out_up_to_a_share(tmp_path):
     assert not check(source, broken=0.2).refused_by_training
 
 
+def test_a_picture_with_a_further_suffix_is_named_with_the_key_that_reads_it(tmp_path):
+    rows: list = [{"__key__": f"{i}", "image.png": picture(i), "txt": b"a"} for i in range(4)]
+    write(tmp_path / "a.tar", rows)
+    with pytest.raises(LimnerError, match=r"among image.png, txt; give data.image_key=image.png\)"):
+        open_data(f"wds:{tmp_path}/a.tar")
+    assert len(open_data(f"wds:{tmp_path}/a.tar", image_key="image.png")) == 4
+
+
 def test_texts_that_are_not_utf8_are_named_and_left_out(tmp_path):
     rows = [record(i) | {"txt": f"caf\u00e9 {i}".encode()} for i in range(8)]
     rows[2]["txt"] = "caf\u00e9".encode("latin-1")

@@ -105,6 +105,8 @@ class Own(Sampler):
         (lambda to: State(to.x, None), "step of Own returns NoneType in State; return State(x, x"),
         (lambda to: State(to.x, to.x[:1]), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
         (lambda to: State(to.x[:1], to.x), "step of Own turns 2 x 3 x 8 x 8 into 1 x 3 x 8 x 8"),
+        (lambda to: State(to.x.double(), to.x), "step of Own turns float32 into float64; keep"),
+        (lambda to: State(to.x.half(), to.x), "step of Own turns float32 into float16; keep"),
     ],
 )
 def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):

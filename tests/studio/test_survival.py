@@ -318,6 +318,28 @@ def test_the_client_waits_for_a_studio_that_is_started_again_behind_a_proxy():
         next(Client(url, timeout=0.2).watch("x"))
 
 
+def test_the_client_gets_its_pictures_from_a_studio_that_is_started_again():
+    class Again(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            is_job = self.path.startswith("/api/v1/jobs/")
+            self.wfile.write(b'{"outputs": [{"url": "/x.png"}]}' if is_job else b"picture")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Again, bind_and_activate=False) as server:
+        server.server_bind()  # connections are refused until it listens
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(LimnerError, match="no longer answers; the pictures are in its gallery"):
+            Client(url, timeout=0.2).pictures("x")
+        timer = threading.Timer(0.3, lambda: (server.server_activate(), server.serve_forever()))
+        timer.start()
+        assert Client(url, timeout=30).pictures("x") == [b"picture"]
+        server.shutdown()
+
+
 def test_postgresql_can_hold_the_queue(postgres: str, own_studio: Callable[..., Studio]):
     studio = own_studio(database=postgres, queue=30)
     ids, statuses = crowd(studio, 10, 2)

@@ -281,7 +281,10 @@ def validated(
     except ValidationError as error:
         first = error.errors()[0]
         option, *path = first["loc"]
-        name = prefix + ".".join([str(option), *(str(i) for i in path if isinstance(i, int))])
+        table: Any = arguments.get(str(option))
+        is_table = isinstance(table, Mapping)
+        inside = [str(i) for i in path if isinstance(i, int) or (is_table and i in table)]
+        name = prefix + ".".join([str(option), *inside])
         if first["type"] == "missing" and not path:
             raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
         message = first["msg"][0].lower() + first["msg"][1:]

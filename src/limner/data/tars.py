@@ -107,7 +107,10 @@ class TarShard(Shard):
         image = self._image(members)
         if image is None:
             part = f"'{keys.image}'" if keys.image else "picture"
-            return Record(name, fault=f"there is no {part} among {', '.join(names)}", keys=names)
+            fault = f"there is no {part} among {', '.join(names)}"
+            pictures = [e for e in names if Path(e).suffix.lower() in EXTENSIONS and e != keys.hint]
+            fault += f"; give data.image_key={pictures[0]}" if pictures else ""
+            return Record(name, fault=fault, keys=names)
         hint = members.get(keys.hint) if keys.hint else None
         for member in (image, hint):
             if member and member.size > BYTE_CAP:

@@ -178,7 +178,8 @@ class Plan(NamedTuple):
         """Check the result of a sampler's step.
 
         Raises:
-            LimnerError: it is not a `State` of two tensors, or their shapes differ from that of x.
+            LimnerError: it is not a `State` of two tensors, their shapes differ from that of x, or
+                the type of its x does.
         """
         name = type(self.sampler).__name__
         if not isinstance(state, State):
@@ -193,6 +194,9 @@ class Plan(NamedTuple):
                 raise LimnerError(
                     f"step of {name} turns {before} into {after}; keep the shape of at.x"
                 )
+        if state.x.dtype != x.dtype:
+            after, before = (str(each.dtype).removeprefix("torch.") for each in (state.x, x))
+            raise LimnerError(f"step of {name} turns {before} into {after}; keep the dtype of at.x")
         return state
 
     def end(self, x: Images, c: Condition, noise: Noise) -> Images:

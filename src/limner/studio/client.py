@@ -143,8 +143,8 @@ class Client:
 
     def pictures(self, id: str) -> list[bytes]:
         """Return the pictures of a job, as PNG files."""
-        outputs = self.job(id)["outputs"]
-        return [self._ask("GET", output["url"]) for output in outputs]
+        job = json.loads(self._ask("GET", f"/api/v1/jobs/{quote(id)}", restarts=True))
+        return [self._ask("GET", output["url"], restarts=True) for output in job["outputs"]]
 
     def job(self, id: str) -> dict[str, Any]:
         """Return the state of a job."""
@@ -175,7 +175,17 @@ class Client:
             request.add_header("Authorization", f"Bearer {quote(self.token)}")
         return request
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, key: str = "") -> bytes:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        key: str = "",
+        restarts: bool = False,
+    ) -> bytes:
+        """Send a request, and return the answer; with `restarts`, wait for a studio that is started
+        again.
+        """
         request = self._request(method, path, body)
         if key:
             request.add_header("Idempotency-Key", key)
@@ -190,8 +200,15 @@ class Client:
                     if error.code not in _AGAIN or time.monotonic() + wait > end:
                         raise _error_of_response(error) from None
                     time.sleep(wait)
-            except OSError as error:
-                raise LimnerError(f"there is no studio at {self.url} ({error})") from None
+            except (OSError, HTTPException) as error:
+                if not restarts:
+                    raise LimnerError(f"there is no studio at {self.url} ({error})") from None
+                if time.monotonic() + _PAUSE > end:
+                    raise LimnerError(
+                        f"the studio at {self.url} no longer answers; the pictures are in its "
+                        "gallery"
+                    ) from None
+                time.sleep(_PAUSE)
 
     def _stream(self, path: str, headers: dict[str, str]) -> Iterator[tuple[str, str, Any] | None]:
         """Yield id, name and data of each event, and None for each comment, a sign of life.

@@ -348,8 +348,10 @@ def difference(content: bytes, export: ExportedModel, store: WeightFormat) -> fl
     """Return the largest difference between the results of file and model for the example.
 
     Raises:
-        LimnerError: they differ by more than rounding, or ONNX Runtime cannot run the file.
+        LimnerError: they differ by more than rounding, are not finite, or ONNX Runtime fails.
     """
+    if not made.expected.isfinite().all():
+        raise LimnerError("the pictures are not finite; leave options out, or export another model")
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
