@@ -111,7 +111,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=32, help="number of emoji")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, options = open_model(Request("emoji"))
+    measured = {"upsampler_steps": 5, "level": 0.1, "clean": 0}
+    model, options = open_model(Request("emoji", sampler=measured))
     assert isinstance(model, Cascade) and isinstance(model.base, FlowMatching)
     base, steps, scale = model.base.eval(), options["steps"], options["scale"]
     captions, x, target = pairs(args.n)

@@ -85,8 +85,9 @@ def samplers() -> None:
 
 def few_steps() -> None:
     """Draw the bundled model with fewer and fewer steps, and its student."""
-    request, fine = Request(prompts=PROMPTS), {"upsampler_steps": 2}
-    sheets = [paint(request), *(paint(request, steps=n, **fine) for n in (3, 2))]
+    request, uncleaned = Request(prompts=PROMPTS), {"level": 0.1, "clean": 0}
+    steps = (10, 5), (3, 2), (2, 2)
+    sheets = [paint(request, steps=n, upsampler_steps=m, **uncleaned) for n, m in steps]
     sheets.append(paint(replace(request, model="emoji-fast")))
     names = ["10 + 5", "3 + 2", "2 + 2", "emoji-fast"]
     save_sheet(columns(sheets), "few-steps", PROMPTS, names)
