@@ -2,9 +2,10 @@
 
     python benchmarks/cleaning.py -n 200
 
-The model paints captions of training pictures, which it more or less reproduces, so each picture is
-compared with its true one: PSNR, and the distance (1 - cosine) of lite0's features. Grain is that of
-`variety.py`: the total variation on flat ground, in levels of 255. +- is one standard error.
+The model paints captions of training pictures, which it more or less reproduces, so each picture
+is compared with its true one: PSNR, and the distance (1 - cosine) of lite0's features. Grain is
+that of `variety.py`: the total variation on flat ground, in levels of 255. +- is one standard
+error.
 """
 
 import time
