@@ -270,7 +270,7 @@ def _convert_denoiser(model: Repaints, c: Condition, options: _Options, n: int) 
     laws, noises, expected = _record_sampling(model, c, options, n)
     [names] = _split(laws, [loop.draws], model)
     graph = JoinedGraph()
-    picture = graph.unroll("", loop.scaled, *networks.values(), names)
+    picture = graph.unroll("", loop.scaled, networks, names)
     proto = graph.model(networks["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws, loop, networks)
 
@@ -302,7 +302,7 @@ def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: in
     graph = JoinedGraph()
     graph.add("Seen", encoding)
     hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
-    picture = graph.unroll("", loop.scaled, *networks.values(), names, {"image": hint})
+    picture = graph.unroll("", loop.scaled, networks, names, {"image": hint})
     proto = graph.model(networks["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
 
@@ -344,10 +344,10 @@ def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) ->
     small_nets, large_nets = _networks(small, c), _networks(large, upsampler_c)
     graph = JoinedGraph()
     graph.add("Augmented", network)
-    picture = graph.unroll("Base", small.scaled, *small_nets.values(), first)
+    picture = graph.unroll("Base", small.scaled, small_nets, first)
     [name] = middle
     hint = graph.call("Augmented", [picture, graph.input(name, network.graph.input[1])], "seen")
-    picture = graph.unroll("", large.scaled, *large_nets.values(), last, {"image": hint})
+    picture = graph.unroll("", large.scaled, large_nets, last, {"image": hint})
     proto = graph.model(large_nets["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
 
