@@ -374,9 +374,9 @@ def test_models_without_a_graph_are_refused(tmp_path, model, options, message):
 
 
 def test_a_model_whose_pictures_are_not_finite_is_refused():
-    made = Exported(None, {}, torch.full((1, 1, 2, 2), math.nan), "picture", {})
+    export = ExportedModel(None, {}, torch.full((1, 1, 2, 2), math.nan), "picture", {})
     with pytest.raises(LimnerError, match="the pictures are not finite; leave options out"):
-        difference(b"", made, "float32")
+        difference(b"", export, "float32")
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])

@@ -3,7 +3,7 @@
 import random
 from functools import partial
 
-from limner.data.composition import Scene, Thing, below, choose
+from limner.data.composition import Scene, Thing, below, choose, pick
 from limner.data.grounds import GROUNDS
 from limner.data.sprites import Object
 
@@ -47,10 +47,10 @@ def caption(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str
     """
     text = _subject(scene, objects, rng)
     if rng.random() < (0.2 if scene.ground == "white" else 0.6):
-        text += " " + _one(GROUNDS[scene.ground].words, rng)
+        text += " " + pick(GROUNDS[scene.ground].words, rng)
     if scene.style != "3d" or below(10, rng) == 0:
-        return _one(STYLED[scene.style], rng).format(text)
-    return text if below(10, rng) else _one(_FRAMES, rng).format(text)
+        return pick(STYLED[scene.style], rng).format(text)
+    return text if below(10, rng) else pick(_FRAMES, rng).format(text)
 
 
 def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str:
@@ -64,7 +64,7 @@ def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> st
         if kind in _OPPOSITE and below(2, rng):
             kind, i, j = _OPPOSITE[kind], j, i
         first, second = article(noun(things[i])), article(noun(things[j]))
-        return f"{first} {_one(_RELATIONS[kind], rng)} {second}"
+        return f"{first} {pick(_RELATIONS[kind], rng)} {second}"
     if len(things) == 1:
         words = noun(things[0])
         return article(words) if below(8, rng) else words
@@ -85,9 +85,5 @@ def _noun(
     if thing.colour and (colour_matters or rng.random() < 0.15):
         words.insert(0, thing.colour)
     if thing.size:
-        words.insert(0, _one(_SIZES[thing.size], rng))
+        words.insert(0, pick(_SIZES[thing.size], rng))
     return " ".join(words)
-
-
-def _one(words: tuple[str, ...], rng: random.Random) -> str:
-    return words[below(len(words), rng)]

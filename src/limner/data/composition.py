@@ -324,6 +324,11 @@ def below(n: int, rng: random.Random) -> int:
     return int(n * rng.random())
 
 
+def pick(words: tuple[str, ...], rng: random.Random) -> str:
+    """Draw one of several words, all equally likely."""
+    return words[below(len(words), rng)]
+
+
 def _between(low: float, high: float, rng: random.Random) -> float:
     return low + (high - low) * rng.random()
 

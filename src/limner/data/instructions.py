@@ -19,12 +19,10 @@ import hashlib
 import random
 from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -32,12 +30,20 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.data.captions import article
-from limner.data.composition import Scene, Thing, below, choose, held_out, is_test_composition
+from limner.data.composition import (
+    Scene,
+    Thing,
+    below,
+    choose,
+    held_out,
+    is_test_composition,
+    pick,
+)
 from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
 from limner.data.pictures import Pictures
 from limner.data.scene_edits import fitted, other_colours, other_objects
-from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, drawn_pixels, read_shares
+from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, read_shares
 from limner.data.sprites import STYLES, Object, aspect
 
 InstructionKind = Literal["colour", "object", "add", "remove", "ground", "style"]
@@ -145,7 +151,7 @@ class InstructedScenes(ComposedScenes):
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._instructions: OrderedDict[int, Instruction | Redrawing] = OrderedDict()
         if self.single:
-            self._other_styles, weights = _in_other_styles(self.single)
+            self._other_styles, weights = _style_variants(self.single)
             if not any(weights):
                 raise LimnerError("emoji are in one style only; give data.style=all")
             self._edges = [*accumulate(weights)]
@@ -166,8 +172,8 @@ class InstructedScenes(ComposedScenes):
             before = bisect(self._edges, rng.random() * self._edges[-1])
             others = self._other_styles[before]
             after = others[below(len(others), rng)]
-            style = _one(_STYLES[_style(self.single, after)], rng)
-            return Redrawing(before, after, _one(_WORDS["style"], rng).format(style=style))
+            style = pick(_STYLES[_style(self.single, after)], rng)
+            return Redrawing(before, after, pick(_WORDS["style"], rng).format(style=style))
         kind = choose(self.kinds, rng)
         split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
@@ -194,17 +200,6 @@ class InstructedScenes(ComposedScenes):
         """Compose the pictures after the instructions."""
         return self._draw_pixels(self.instruction(i).after for i in indices.tolist())
 
-    def _draw_pixels(self, items: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
-        """Draw scenes, and emoji given by their numbers."""
-        pictures: list[UInt8[Tensor, "c h w"]] = []
-        for item in items:
-            if isinstance(item, Scene):
-                pictures.append(drawn_pixels(item, self.spec))
-            else:
-                assert self.single is not None
-                pictures.append(self.single.pixels(torch.tensor([item]))[0])
-        return torch.stack(pictures)
-
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
         """Return the instructions."""
         return [self.instruction(i).words for i in indices.tolist()]
@@ -226,7 +221,7 @@ def _style(emoji: Pictures, number: int) -> str:
     return emoji.name(number).split("/")[0]
 
 
-def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
+def _style_variants(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
     """Return for each emoji its numbers in other styles, and its sampling weight."""
     by_name: dict[str, list[int]] = {}
     for number in range(len(emoji)):
@@ -256,11 +251,11 @@ def draw_instruction(
     """
     if kind == "ground":
         after = _on_other_ground(scene, rng)
-        slots = {"ground": _one(GROUNDS[after.ground].words, rng)}
+        slots = {"ground": pick(GROUNDS[after.ground].words, rng)}
         return _instruction("ground", scene, after, slots, None, rng)
     if kind == "style":
         after = _in_other_style(scene, objects, styles, rng)
-        slots = {"style": _one(_STYLES[after.style], rng)} if after else {}
+        slots = {"style": pick(_STYLES[after.style], rng)} if after else {}
         return after and _instruction("style", scene, after, slots, None, rng)
     place = below(len(scene.things), rng)
     thing = scene.things[place]
@@ -295,7 +290,7 @@ def _instruction(
     changed_thing: Thing | None,
     rng: random.Random,
 ) -> Instruction:
-    words = _one(_WORDS[kind], rng).format(**slots)
+    words = pick(_WORDS[kind], rng).format(**slots)
     return Instruction(kind, before, after, words, changed_thing)
 
 
@@ -351,7 +346,3 @@ def _restyle(style: str, thing: Thing, obj: Object) -> Thing | None:
     if thing.colour not in obj.colours(style):
         return None
     return replace(thing, natural=thing.colour == obj.natural[style], box=box)
-
-
-def _one(words: tuple[str, ...], rng: random.Random) -> str:
-    return words[below(len(words), rng)]

@@ -16,7 +16,7 @@ import json
 import random
 from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -57,7 +57,7 @@ from limner.data.sprites import Object, digest, object_numbers, sprite, vocabula
 ENDLESS = 2**40
 """Default number of pictures."""
 _SIZE = 128
-_UNSAID = ("buckets", "reduction", "hint", "levels_by", "count")  # see `_digest`
+_NOT_HASHED = ("buckets", "reduction", "hint", "levels_by", "count")  # see `_digest`
 _LISTED = 1000  # pictures in a listing
 REMEMBERED = 4096
 """Number of scenes that are cached, for their pictures and captions."""
@@ -176,7 +176,7 @@ class ComposedScenes(Dataset):
         valid.
         """
         source = self.options
-        options = {k: v for k, v in vars(source).items() if k not in _UNSAID}
+        options = {k: v for k, v in vars(source).items() if k not in _NOT_HASHED}
         options |= {"hint": source.hint}
         options |= {"levels_by": "floor"} if self.floors else {}
         options |= {"count": source.count} if source.count else {}
@@ -211,9 +211,12 @@ class ComposedScenes(Dataset):
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Compose pictures."""
-        pictures = []
-        for index in indices.tolist():
-            item = self._item(index)
+        return self._draw_pixels(self._item(index) for index in indices.tolist())
+
+    def _draw_pixels(self, items: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
+        """Draw scenes, and emoji given by their numbers."""
+        pictures: list[UInt8[Tensor, "c h w"]] = []
+        for item in items:
             if isinstance(item, Scene):
                 pictures.append(drawn_pixels(item, self.spec))
             else:

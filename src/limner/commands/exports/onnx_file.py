@@ -229,7 +229,7 @@ def _convert_denoiser(model: Repaints, c: Condition, options: _Options, n: int) 
     laws, noises, expected = _record_sampling(model, c, options, n)
     [names] = _split(laws, [loop.draws], model)
     graph = JoinedGraph()
-    picture = graph.unroll("", loop.scaled, *networks.values(), names)
+    picture = graph.unroll("", loop.scaled, networks, names)
     proto = graph.model(networks["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws, loop, networks)
 
@@ -247,7 +247,7 @@ def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: in
     graph = JoinedGraph()
     graph.add("Seen", encoding)
     hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
-    picture = graph.unroll("", loop.scaled, *networks.values(), names, {"image": hint})
+    picture = graph.unroll("", loop.scaled, networks, names, {"image": hint})
     proto = graph.model(networks["finish"], picture)
     return ExportedModel(proto, noises | parts_of(c), expected, "picture", laws)
 
@@ -272,10 +272,10 @@ def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) ->
     small_nets, large_nets = _networks(small, c), _networks(large, upsampler_c)
     graph = JoinedGraph()
     graph.add("Augmented", network)
-    picture = graph.unroll("Base", small.scaled, *small_nets.values(), first)
+    picture = graph.unroll("Base", small.scaled, small_nets, first)
     [name] = middle
     hint = graph.call("Augmented", [picture, graph.input(name, network.graph.input[1])], "seen")
-    picture = graph.unroll("", large.scaled, *large_nets.values(), last, {"image": hint})
+    picture = graph.unroll("", large.scaled, large_nets, last, {"image": hint})
     if (passes := options.get("clean")) and isinstance(upsampler, DenoisingModel):
         cleaning = Cleaning(upsampler, upsampler_c, passes).eval()
         network = trace(cleaning, {"x": expected, **parts_of(upsampler_c)}, "cleaned")
@@ -350,7 +350,7 @@ def difference(content: bytes, export: ExportedModel, store: WeightFormat) -> fl
     Raises:
         LimnerError: they differ by more than rounding, are not finite, or ONNX Runtime fails.
     """
-    if not made.expected.isfinite().all():
+    if not export.expected.isfinite().all():
         raise LimnerError("the pictures are not finite; leave options out, or export another model")
     import onnxruntime
 

@@ -126,8 +126,7 @@ class JoinedGraph:
         self,
         name: str,
         table: Sequence[Row],
-        view: onnx.ModelProto,
-        picture: onnx.ModelProto,
+        networks: Mapping[str, onnx.ModelProto],
         noises: Sequence[str],
         known: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
@@ -136,8 +135,8 @@ class JoinedGraph:
         Args:
             name: prefix for the names of this loop; must be unique.
             table: the table of the steps, see `limner.diffusion.sampling_table`.
-            view: graph (x, t, parts of a condition ...) -> the denoiser's estimate.
-            picture: graph (x) -> the picture of the last x.
+            networks: "view", a graph (x, t, parts of a condition ...) -> the denoiser's estimate;
+                and "finish", a graph (x) -> the picture of the last x.
             noises: names of the inputs with the first noise and with the further noise.
             known: part of the condition -> name of the value, for parts that are not inputs.
 
@@ -145,9 +144,9 @@ class JoinedGraph:
             the name of the picture.
         """
         view_name, picture_name = f"{name}View", f"{name}Picture"
-        self.add(view_name, view)
-        self.add(picture_name, picture)
-        x_input, _, *part_inputs = view.graph.input
+        self.add(view_name, networks["view"])
+        self.add(picture_name, networks["finish"])
+        x_input, _, *part_inputs = networks["view"].graph.input
         element = x_input.type.tensor_type.elem_type
         for noise in noises:
             self.input(noise, x_input)
