@@ -13,7 +13,7 @@ from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.noise import Purpose
-from limner.data.png import _panels, save_png
+from limner.data.png import save_png
 from limner.evaluate.metrics.modes import modes
 from limner.gans.adversarial_model import FIRST_LINES, GAME, LINES, variety
 from limner.gans.dcgan import DCGAN
@@ -29,6 +29,7 @@ from limner.gans.losses import (
 )
 from limner.runtime.log import read_log
 from limner.training.estimate import count_flops
+from limner.training.log_curves import _panels
 from limner.training.loop import Loop, TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import train
