@@ -218,7 +218,8 @@ def test_a_base_that_does_not_fit_is_refused(spec, message, monkeypatch):
 
 def test_the_schema_has_the_options_of_the_base():
     def options_of(base: str) -> list[str]:
-        return list(Cascade.sample_schema({"base": {"model": base, "config": {}}})["properties"])
+        config = {"base": {"model": base, "config": {}}, "upsampler": "flow-matching"}
+        return list(Cascade.sample_schema(config)["properties"])
 
     expected = ["upsampler_sampler", "upsampler_steps", "level", "clean"]
     assert sorted(options_of("distilled")) == sorted(options_of("glow")) == sorted(expected)

@@ -7,8 +7,9 @@ from test_cascade import SPEC, cascade
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
-from limner.contract.registry import build
-from limner.diffusion.cleaning import cleaned, cleaned_frames, cleaning_passes
+from limner.contract.registry import build, entry
+from limner.diffusion.cascade import Cascade
+from limner.diffusion.cleaning import cleaned, cleaning_passes
 from limner.maths.denoisers import Estimate
 from limner.maths.schedules import LinearPath, LogSNR, Schedule
 
@@ -99,8 +100,19 @@ def test_an_edit_with_a_mask_changes_no_other_pixel():
     assert not torch.equal(edited, X[:1])
 
 
-def test_an_upsampler_that_does_not_denoise_is_refused():
+def test_an_upsampler_that_does_not_denoise_is_refused_before_the_base_paints(monkeypatch):
     model = cascade().eval()
-    with pytest.raises(LimnerError, match="clean is for upsamplers that denoise pixels, and gan"):
-        list(cleaned_frames(iter([X]), build("gan", SPEC), Condition(), 1, True))
-    assert "clean" in type(model).sample_schema()["properties"]
+    model.upsampler = build("gan", SPEC, **entry("gan").tiny)
+    monkeypatch.setattr(model.base, "frames", None)
+    message = "clean is for upsamplers that denoise pixels, and gan does not"
+    with pytest.raises(LimnerError, match=message):
+        model.sample(1, clean=1)
+    with pytest.raises(LimnerError, match=message):
+        model.frame_count(clean=1)
+
+
+def test_the_schema_has_cleaning_if_the_upsampler_denoises():
+    config = cascade().config
+    assert "clean" in Cascade.sample_schema(config)["properties"]
+    options = Cascade.sample_schema({**config, "upsampler": "gan"})["properties"]
+    assert "clean" not in options and "level" in options

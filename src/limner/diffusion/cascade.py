@@ -39,8 +39,9 @@ from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
 from limner.contract.upscaling import Upscales, resize
-from limner.diffusion.cleaning import CleaningPasses, cleaned_frames
+from limner.diffusion.cleaning import CleaningPasses, check_cleaning, cleaned_frames
 from limner.diffusion.conditioning_augmentation import augmentation_level, augmented
+from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.prompt_to_prompt import (
     PromptToPrompt,
     follow_change,
@@ -213,7 +214,7 @@ class Cascade(Edits, Attends, Rewords):
         s = self._level(level)
         base_options = self._base_options(scale=scale, clip=clip, **options)
         upsampler_options = self._upsampler_options(
-            upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
+            upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps, clean=clean
         )
         small = self.base.frames(n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarge_frames(small, preview)
@@ -280,7 +281,7 @@ class Cascade(Edits, Attends, Rewords):
         s = self._level(level)
         base_options, upsampler_options = (
             self._base_options(**options),
-            self._upsampler_options(**options),
+            self._upsampler_options(clean=clean, **options),
         )
         size = base.spec.height, base.spec.width
         small_mask = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
@@ -322,13 +323,13 @@ class Cascade(Edits, Attends, Rewords):
         assert isinstance(self.base, PromptToPrompt)
         size = self.base.spec.height, self.base.spec.width
         s, base_options = self._level(level), self._base_options(**options)
+        upsampler_options = self._upsampler_options(clean=clean, **options)
         small_image = None if image is None else resize(image, *size)
         small = self.base.reword_frames(
             change, small_image, strength, n, c, noise=noise, preview=preview, **base_options
         )
         z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
-        upsampler_options = self._upsampler_options(**options)
         if image is None:
             frames = self.upsampler.frames(
                 n, condition, noise=noise, preview=preview, **upsampler_options
@@ -375,8 +376,12 @@ class Cascade(Edits, Attends, Rewords):
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the schema of the options, of the base's only those that it takes."""
-        return schema_for_base(super().sample_schema(), config)
+        """Return the schema of the options, only those that base and upsampler take."""
+        schema = schema_for_base(super().sample_schema(), config)
+        if config is None or issubclass(entry(config["upsampler"]).model, DenoisingModel):
+            return schema
+        kept = {name: field for name, field in schema["properties"].items() if name != "clean"}
+        return schema | {"properties": kept}
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames of both stages."""
@@ -385,7 +390,7 @@ class Cascade(Edits, Attends, Rewords):
 
     def _upsampler_count(self, *, clean: int | None = None, **options: Any) -> int:
         """Return the number of the upsampler's frames, with those of `cleaning`."""
-        upsampler_options = self._upsampler_options(**options)
+        upsampler_options = self._upsampler_options(clean=clean, **options)
         return self.upsampler.frame_count(**upsampler_options) + (clean or 0)
 
     def stage_options(
@@ -406,8 +411,11 @@ class Cascade(Edits, Attends, Rewords):
             values["clip"] = False
         return self.base.sampler_options(values)
 
-    def _upsampler_options(self, **options: Any) -> dict[str, Any]:
-        """Return the upsampler's sampling options, checked, without guidance."""
+    def _upsampler_options(self, *, clean: int | None = None, **options: Any) -> dict[str, Any]:
+        """Return the upsampler's sampling options, checked, without guidance; `clean` is only
+        checked.
+        """
+        check_cleaning(self.upsampler, clean)
         names = ("sampler", "steps")
         values = {k: v for k in names if (v := options.get(f"upsampler_{k}")) is not None}
         checked = self.upsampler.sampler_options(values)

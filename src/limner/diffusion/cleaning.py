@@ -77,6 +77,15 @@ def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Ite
         yield x
 
 
+def check_cleaning(model: GenerativeModel, passes: int | None) -> None:
+    """Refuse passes of cleaning by a model that does not denoise pixels."""
+    if passes and not isinstance(model, DenoisingModel):
+        raise LimnerError(
+            f"sampler.clean is for upsamplers that denoise pixels, and {model.name} does not; "
+            "leave it out"
+        )
+
+
 def cleaned_frames(
     frames: Iterator[Images],
     model: GenerativeModel,
@@ -88,22 +97,15 @@ def cleaned_frames(
 
     Args:
         frames: frames of a model that paints.
-        model: that model.
+        model: that model; if there are passes, it denoises pixels.
         c: condition of the pictures.
         passes: number of passes; with None or 0, the frames stay as they are.
         preview: whether to yield frames on the way.
-
-    Raises:
-        LimnerError: the model does not denoise pixels.
     """
     if not passes:
         yield from frames
         return
-    if not isinstance(model, DenoisingModel):
-        raise LimnerError(
-            f"sampler.clean is for upsamplers that denoise pixels, and {model.name} does not; "
-            "leave it out"
-        )
+    assert isinstance(model, DenoisingModel)  # see `check_cleaning`
     x = torch.empty(0)
     for x in frames:
         if preview:
