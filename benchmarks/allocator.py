@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import torch
-from timing import options_parser, ratio, show, time_call
+from timing import count, options_parser, ratio, show, time_call
 
 from limner import Batch, Condition, ImageSpec, build
 from limner.runtime.allocator import keep_freed_memory
@@ -36,9 +36,9 @@ def images_per_second(size: int, dtype: str) -> float:
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--size", type=int, default=16)
+    parser.add_argument("--size", type=count, default=16)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--only", choices=("usual", "keeping"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:

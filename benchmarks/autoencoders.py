@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from in_memory import InMemory, limner_training
-from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
+from timing import Call, count, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
@@ -148,13 +148,13 @@ def compare(
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[100])
-    parser.add_argument("--pictures", type=int, default=2000, help="pictures per epoch")
+    parser.add_argument("--batches", nargs="+", type=count, default=[100])
+    parser.add_argument("--pictures", type=count, default=2000, help="pictures per epoch")
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32"], help="types of limner's training"
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()

@@ -37,7 +37,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import Call, options_parser, ratio, show, time_interleaved
+from timing import Call, count, options_parser, positive, ratio, show, time_interleaved
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, build
@@ -260,23 +260,24 @@ def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("questions", nargs="*", default=list(QUESTIONS), metavar="QUESTION")
     parser.add_argument("--models", nargs="+", choices=FAMILY, default=FAMILY)
-    parser.add_argument("--batch", type=int, default=64, help="pictures per batch")
+    parser.add_argument("--batch", type=count, default=64, help="pictures per batch")
     parser.add_argument(
-        "--looks", type=int, default=SIZE * SIZE, help="pixels at which the naive loop is timed"
+        "--looks", type=count, default=SIZE * SIZE, help="pixels at which the naive loop is timed"
     )
     parser.add_argument(
-        "--h", type=int, nargs="+", default=[16, 32, 64], help="features of the recurrence's states"
+        "--h",
+        type=count,
+        nargs="+",
+        default=[16, 32, 64],
+        help="widths of the recurrent states",
     )
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads; 0 uses torch's default"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="approximate seconds of one turn"
+        "--seconds", type=positive, default=1.0, help="approximate seconds of one turn"
     )
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     for question in args.questions:
         if question not in QUESTIONS:
             parser.error(f"unknown question '{question}'; choose from {', '.join(QUESTIONS)}")

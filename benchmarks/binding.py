@@ -13,7 +13,7 @@ import random
 from dataclasses import replace
 
 import torch
-from timing import model_name, options_parser, show
+from timing import count, model_name, options_parser, show
 
 from limner.contract.bundled import load
 from limner.contract.image import Batch, Condition, from_uint8
@@ -64,8 +64,10 @@ def main() -> None:
     parser.add_argument(
         "model", type=model_name, help="run, model file, or name of a bundled model"
     )
-    parser.add_argument("-n", type=int, default=192, help="scenes for each skill")
-    parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
+    parser.add_argument("-n", type=count, default=192, help="scenes for each skill")
+    parser.add_argument(
+        "--vocabulary", type=count, default=120, help="objects that scenes may have"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load(args.model)

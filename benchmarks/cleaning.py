@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import options_parser, show
+from timing import count, options_parser, show
 from variety import grain, mean_text
 
 from limner.commands.request import Request, open_model
@@ -37,10 +37,8 @@ ROWS: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("-n", type=int, default=200, help="number of pictures")
+    parser.add_argument("-n", type=count, default=200, help="number of pictures")
     args = parser.parse_args()
-    if args.n < 1:
-        parser.error(f"-n {args.n}: give at least 1 picture")
     torch.set_num_threads(1)
     data = open_data("emoji", size=64, split="train", style="3d", text=True, label="none")
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: args.n]

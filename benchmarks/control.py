@@ -9,7 +9,7 @@ Seconds are those that the process computes, so that other programs have little 
 from time import process_time
 
 import torch
-from timing import Call, options_parser, ratio, show, time_interleaved
+from timing import Call, count, options_parser, ratio, show, time_interleaved
 
 from limner import Condition, load, prompted
 from limner.diffusion.controlnet import ControlNet
@@ -33,7 +33,7 @@ def pairs(model: ControlNet) -> dict[str, tuple[Call, Call]]:
     text = prompted(model.spec, ["a red apple and a cat"] * N).text if model.spec.text else None
     without_hint, with_hint = (
         Condition(text=text),
-        Condition(text=text, image=torch.randn(N, *hint_spec.shape)),
+        Condition(text=text, image=torch.rand(N, *hint_spec.shape) * 2 - 1),
     )
     controlled_base, hinted = model.controlled_base(with_hint)
     base, controlled = denoiser_of(model.base), denoiser_of(controlled_base)
@@ -51,8 +51,8 @@ def pairs(model: ControlNet) -> dict[str, tuple[Call, Call]]:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("model", nargs="?", default="scenes-sketch")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=count, default=9)
+    parser.add_argument("--threads", type=count, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = load(args.model)

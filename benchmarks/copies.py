@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int, UInt8
 from one_clock import CONTESTANTS, ROOT, recipe_of
-from timing import options_parser
+from timing import count, options_parser, positive
 from torch import Tensor
 
 from limner import Condition, open_data
@@ -91,9 +91,9 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: {', '.join(NAMES)}"
     )
-    parser.add_argument("--digits", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--minutes", type=float, default=3)
-    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--digits", type=count, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--minutes", type=positive, default=3)
+    parser.add_argument("--n", type=count, default=200)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "copies")
     args = parser.parse_args()
     for name in args.names:

@@ -38,7 +38,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from timing import options_parser, ratio, show, time_call
+from timing import count, options_parser, ratio, show, time_call
 from torch import Tensor
 
 from limner.data import open_data
@@ -205,12 +205,12 @@ def measure(
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--images", type=int, default=5000, help="images of both styles together")
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--images", type=count, default=5000, help="images of both styles together")
+    parser.add_argument("--size", type=count, default=64)
     parser.add_argument(
-        "--rounds", type=int, default=10, help="number of parts that the files are split into"
+        "--rounds", type=count, default=10, help="number of parts that the files are split into"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=count, default=os.cpu_count())
     parser.add_argument(
         "--weights", type=Path, help="file with the weights of pytorch-fid or torch-fidelity"
     )

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timing import Call, options_parser, ratio, show, time_interleaved
+from timing import Call, count, options_parser, ratio, show, time_interleaved
 
 from limner.commands.request import Request, open_model
 
@@ -46,9 +46,9 @@ def paint_call(model: str, batch: int, options: dict[str, Any]) -> Call:
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=count, default=16)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--threads", type=count, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     calls = {FAST: paint_call(FAST, args.batch, {})}

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from in_memory import InMemory, limner_training
-from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
+from timing import Call, count, options_parser, ratio, run_in_process, show, time_interleaved
 
 from limner import ImageSpec, build
 from limner.flows.glow import Glow, step
@@ -129,15 +129,15 @@ def rows(
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--K", type=int, default=8, help="flow steps at each scale")
-    parser.add_argument("--hidden", type=int, default=64, help="features of the coupling networks")
-    parser.add_argument("--batches", nargs="+", type=int, default=[64])
-    parser.add_argument("--pictures", type=int, default=256, help="pictures per epoch")
+    parser.add_argument("--K", type=count, default=8, help="flow steps at each scale")
+    parser.add_argument("--hidden", type=count, default=64, help="coupling networks' features")
+    parser.add_argument("--batches", nargs="+", type=count, default=[64])
+    parser.add_argument("--pictures", type=count, default=256, help="pictures per epoch")
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32", "bfloat16"], help="limner's types"
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from timing import options_parser, ratio, show, time_interleaved
+from timing import count, options_parser, ratio, show, time_interleaved
 from torch import Tensor
 
 from limner.evaluate.metrics.fid import frechet_distance
@@ -59,9 +59,9 @@ def random_features(images: int, features: int, seed: int) -> Tensor:
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--features", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--features", type=count, default=2048)
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--threads", type=count, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for case, images in (("full rank", 4 * args.features), ("singular", args.features // 2)):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import options_parser
+from timing import count, options_parser, positive
 
 from limner import Condition, LikelihoodModel, open_data
 from limner.contract.checkpoint import load, read_header
@@ -249,9 +249,9 @@ def write(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; default: all")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
-    parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
+    parser.add_argument("--minutes", type=positive, nargs="+", default=[1, 3, 10])
+    parser.add_argument("--n", type=count, default=1000)
+    parser.add_argument("--evaluations", type=count, nargs="*", default=EVALUATIONS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
     args = parser.parse_args()
     if args.n < LEAST_N:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timing import model_name, options_parser
+from timing import count, model_name, options_parser
 from torch import Tensor, nn
 
 from limner.contract.bundled import load
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument(
         "model", type=model_name, help="run, model file, or name of a bundled model"
     )
-    parser.add_argument("-n", type=int, default=3000, help="number of captions")
+    parser.add_argument("-n", type=count, default=3000, help="number of captions")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from timing import options_parser, show
+from timing import count, options_parser, show
 
 from limner.commands.request import Request, open_model
 from limner.commands.sheets.reword import rewording
@@ -108,7 +108,7 @@ def from_inversion(
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("-n", type=int, default=32, help="number of emoji")
+    parser.add_argument("-n", type=count, default=32, help="number of emoji")
     args = parser.parse_args()
     torch.set_num_threads(1)
     measured = {"upsampler_steps": 5, "level": 0.1, "clean": 0}

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from timing import Call, options_parser, ratio, run_in_process, show, time_interleaved
+from timing import Call, count, options_parser, ratio, run_in_process, show, time_interleaved
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -265,14 +265,14 @@ def compare(kind: str, channels: Widths, setting: Setting, rounds: int) -> None:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--equal", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--sizes", type=count, nargs="+", default=[16, 32])
+    parser.add_argument("--batch", type=count, default=64)
+    parser.add_argument("--steps", type=count, default=20)
+    parser.add_argument("--channels", type=count, nargs="+", default=[64, 128])
     dtypes = ("float32", "bfloat16")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(args.threads)

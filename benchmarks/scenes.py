@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from PIL import Image
-from timing import options_parser, show
+from timing import count, options_parser, show
 
 from limner.contract.noise import Noise
 from limner.data import Dataset, open_data
@@ -31,11 +31,11 @@ def rate(call: Callable[[torch.Tensor], object], numbers: range, batch: int = 64
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--sizes", type=count, nargs="+", default=[64, 128])
     parser.add_argument(
         "--warm", type=int, default=15_000, help="pictures to compose before timing starts"
     )
-    parser.add_argument("--count", type=int, default=3_000, help="pictures to time")
+    parser.add_argument("--count", type=count, default=3_000, help="pictures to time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

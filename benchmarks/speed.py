@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Call, options_parser, show, time_interleaved
+from timing import Call, count, options_parser, positive, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -145,19 +145,16 @@ def main() -> None:
     parser.add_argument(
         "--dtypes", nargs="+", choices=dtypes, help="types to use in place of the recipe's"
     )
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads; 0 uses torch's default"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
+        "--seconds", type=positive, default=1.5, help="approximate seconds of one turn"
     )
     args = parser.parse_args()
     for name in args.recipes:
         if name not in RECIPES:
             parser.error(f"unknown recipe '{name}'; `limner recipes` lists all")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     keep_freed_memory()  # as `limner train` does
     rows = [
         compare(name, dtype, args.rounds, args.seconds)

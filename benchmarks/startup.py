@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import options_parser, show, time_call
+from timing import count, options_parser, show, time_call
 
 COMMANDS = {
     "python": ("-c", "pass"),
@@ -40,7 +40,7 @@ def run(arguments: tuple[str, ...], folder: Path) -> None:
 
 def main() -> None:
     parser = options_parser(__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each command")
+    parser.add_argument("--runs", type=count, default=5, help="timed runs of each command")
     parser.add_argument("--cold", action="store_true", help="include the first run")
     args = parser.parse_args()
     seconds_of: dict[str, list[float]] = {name: [] for name in COMMANDS}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import httpx
 import psutil
-from timing import options_parser, show
+from timing import count, options_parser, show
 
 PICTURES = 4
 _TIMEOUT = 120.0
@@ -59,7 +59,7 @@ def seconds_of(process: psutil.Process) -> float:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument("--model", default="emoji-fast")
-    parser.add_argument("--jobs", type=int, default=24, help="number of jobs at the same time")
+    parser.add_argument("--jobs", type=count, default=24, help="number of jobs at the same time")
     args = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as free_socket:
         port = free_socket.getsockname()[1]

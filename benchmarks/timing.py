@@ -4,6 +4,7 @@ them, a table, and the parser of their options.
 
 import argparse
 import contextlib
+import math
 import multiprocessing
 import statistics
 import time
@@ -151,6 +152,21 @@ def options_parser(docstring: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def count(value: str) -> int:
+    """Return a whole number of at least 1; the parser refuses any other."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"'{value}' is not a whole number of at least 1")
+    return int(value)
+
+
+def positive(value: str) -> float:
+    """Return a positive number; the parser refuses any other."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"'{value}' is not a positive number")
 
 
 def model_name(name: str) -> str:

@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timing import Call, options_parser, ratio, show, time_interleaved
+from timing import Call, count, options_parser, positive, ratio, show, time_interleaved
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -324,26 +324,23 @@ def compare(setting: Setting, rounds: int, seconds: float) -> None:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[16, 32], help="sides of the pictures in pixels"
+        "--sizes", type=count, nargs="+", default=[16, 32], help="sides of the pictures in pixels"
     )
-    parser.add_argument("--batch", type=int, default=64, help="pictures per step")
+    parser.add_argument("--batch", type=count, default=64, help="pictures per step")
     dtypes = ("float32", "bfloat16")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
     parser.add_argument(
-        "--channels", type=int, nargs="+", default=[64, 128], help="limner's widths"
+        "--channels", type=count, nargs="+", default=[64, 128], help="limner's widths"
     )
     parser.add_argument("--compile", action="store_true", help="compile all networks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=count, default=7)
     parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads; 0 uses torch's default"
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--seconds", type=float, default=1.5, help="approximate seconds of one turn"
+        "--seconds", type=positive, default=1.5, help="approximate seconds of one turn"
     )
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     for size in args.sizes:
         for dtype in args.dtypes:
             torch.manual_seed(0)

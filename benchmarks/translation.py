@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timing import Call, options_parser, ratio, show, time_in_processes
+from timing import Call, count, options_parser, positive, ratio, show, time_in_processes
 from torch import Tensor, nn
 
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -86,10 +86,10 @@ def main() -> None:
     """Print a row for each size."""
     parser = options_parser(__doc__)
     parser.add_argument("repository", type=Path, help="checkout of the authors' code")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="approximate seconds of one turn"
+        "--seconds", type=positive, default=1.0, help="approximate seconds of one turn"
     )
     parser.add_argument("--cases", nargs="+", default=["64x16x4x2", "128x32x1x3"],
                         help="side x channels x batch x layers of the critic")  # fmt: skip

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import options_parser, show
+from timing import options_parser, positive, show
 
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Entry, entry
@@ -217,7 +217,7 @@ def main() -> None:
         "models", nargs="*", default=list(TASKS), help="names of the models; default: all"
     )
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, "muon"])
-    parser.add_argument("--seconds", type=float, default=12, help="seconds of training per run")
+    parser.add_argument("--seconds", type=positive, default=12, help="seconds of training per run")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name in args.models:

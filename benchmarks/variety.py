@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import model_name, options_parser, show
+from timing import count, model_name, options_parser, show
 
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
@@ -102,12 +102,12 @@ def main() -> None:
         "model", type=model_name, help="run, model file, or name of a bundled model"
     )
     parser.add_argument(
-        "-n", type=int, default=12, help="number of captions; 4 n scenes on plain ground"
+        "-n", type=count, default=12, help="number of captions; 4 n scenes on plain ground"
     )
-    parser.add_argument("--vocabulary", type=int, default=120, help="objects that scenes may have")
+    parser.add_argument(
+        "--vocabulary", type=count, default=120, help="objects that scenes may have"
+    )
     args = parser.parse_args()
-    if args.n < 1:
-        parser.error(f"-n {args.n}: give at least 1 caption")
     folder = find_model(args.model)
     model, sampler = load(folder), read_header(model_file(folder)).recipe.get("sampler", {})
     base = model.base if isinstance(model, BestOfN) else model

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
-from timing import options_parser, show
+from timing import count, options_parser, show
 
 from limner import build
 from limner.contract.image import Batch
@@ -74,15 +74,15 @@ def time_steps(stream: Stream, args: argparse.Namespace) -> tuple[float, float]:
 def main() -> None:
     parser = options_parser(__doc__)
     parser.add_argument(
-        "--side", type=int, default=256, help="side of the pictures in files, in pixels"
+        "--side", type=count, default=256, help="side of the pictures in files, in pixels"
     )
     parser.add_argument(
-        "--size", type=int, default=64, help="side of the pictures in training, in pixels"
+        "--size", type=count, default=64, help="side of the pictures in training, in pixels"
     )
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--steps", type=int, default=15, help="steps to time")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--batch", type=count, default=32)
+    parser.add_argument("--channels", type=count, nargs="+", default=[64, 128])
+    parser.add_argument("--steps", type=count, default=15, help="steps to time")
+    parser.add_argument("--threads", type=count, default=1, help="CPU threads of the model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -103,3 +103,22 @@ def test_a_model_that_does_not_exist_is_refused_without_a_traceback(
     with pytest.raises(SystemExit):
         parser.parse_args(["nowhere"])
     assert "there is no run, model folder or model file 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "wrong"),
+    [
+        ("count", {"1": 1, "12": 12}, ["0", "-1", "1.5", "two", ""]),
+        ("positive", {"0.5": 0.5, "3": 3.0}, ["0", "-1", "inf", "nan", "long"]),
+    ],
+)
+def test_numbers_that_no_benchmark_can_run_with_are_refused(kind, values, wrong, capsys):
+    timing = runpy.run_path(str(BENCHMARKS / "timing.py"))
+    parser = timing["options_parser"]("Times something.")
+    parser.add_argument("--rounds", type=timing[kind])
+    for text, value in values.items():
+        assert parser.parse_args(["--rounds", text]).rounds == value
+    for text in wrong:
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([f"--rounds={text}"])
+        assert f"argument --rounds: '{text}' is not a" in capsys.readouterr().err
