@@ -19,7 +19,7 @@ from variety import grain, mean_text
 from limner.commands.request import Request, open_model
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.noise import Noise
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.data import open_data
 from limner.evaluate.extractors.choose import open_extractor
 
@@ -51,7 +51,7 @@ def main() -> None:
     for name, sampler in ROWS.items():
         model, options = open_model(Request("emoji", sampler=sampler))
         start = time.process_time()
-        c = prompted(model.spec, captions, lambda line: None)
+        c = text_condition(model.spec, captions, lambda line: None)
         x = to_uint8(model.sample(len(rows), c, seed=[*range(len(rows))], **options))
         seconds = (time.process_time() - start) / len(rows)
         error = (x.double() - real.double()).square().mean((1, 2, 3))

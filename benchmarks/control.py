@@ -11,7 +11,7 @@ from time import process_time
 import torch
 from timing import Call, count, options_parser, ratio, show, time_interleaved
 
-from limner import Condition, load, prompted
+from limner import Condition, load, text_condition
 from limner.diffusion.controlnet import ControlNet
 from limner.diffusion.frozen_base import denoiser_of
 from limner.training.estimate import count_flops
@@ -30,7 +30,9 @@ def pairs(model: ControlNet) -> dict[str, tuple[Call, Call]]:
     """Return the calls to time, each for the base alone and with the control."""
     hint_spec = model.spec.hint
     assert hint_spec is not None
-    text = prompted(model.spec, ["a red apple and a cat"] * N).text if model.spec.text else None
+    text = (
+        text_condition(model.spec, ["a red apple and a cat"] * N).text if model.spec.text else None
+    )
     without_hint, with_hint = (
         Condition(text=text),
         Condition(text=text, image=torch.rand(N, *hint_spec.shape) * 2 - 1),

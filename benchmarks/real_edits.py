@@ -119,7 +119,7 @@ def main() -> None:
     small, small_target = (resize(images, 32, 32) for images in (x, target))
     changes = [rewording(model.spec, c, [f"replace:{BEFORE}={AFTER}"]) for c in captions]
     tokens = max(c.text.shape[1] for c, _, _ in changes if c.text is not None)
-    c = Condition.cat([before.padded(tokens) for before, _, _ in changes])
+    c = Condition.cat([before.pad(tokens) for before, _, _ in changes])
     guided = base.plan(scale=scale, clip=False).D
     rows: list[tuple[str, ...]] = []
     for name, D, D_paint, rounds in (

@@ -24,7 +24,7 @@ from limner.contract.codes import Encodes
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.scenes import ComposedScenes, Scenes
 from limner.diffusion.best_of_n import BestOfN
@@ -121,7 +121,7 @@ def main() -> None:
 
     def paint(captions: Sequence[str]) -> Images:
         seeds = [*range(len(captions))]
-        return model.sample(len(seeds), prompted(model.spec, captions), seed=seeds, **sampler)
+        return model.sample(len(seeds), text_condition(model.spec, captions), seed=seeds, **sampler)
 
     table, shares = list[tuple[str, ...]](), list[float]()
     for caption, rows in recurring_captions(single, args.n).items():

@@ -141,7 +141,7 @@ def test_training_commands_in_the_documents_are_valid(
         return
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
-    target = "limner.training.budget.within"
+    target = "limner.training.budget.fit_steps"
     monkeypatch.setattr(target, lambda recipe, seconds, device: recipe)  # it would measure speed
     if "--dry-run" not in words:
         importlib.import_module("limner.training.memory")  # it must have the real `dry_run`

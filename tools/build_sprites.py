@@ -18,7 +18,7 @@ from build_emoji import EMOJIBASE, BuildError, build_parser, catalogue, join, pl
 from build_noto import ASSETS, as_webp, drawings, render, write_archive
 from PIL import Image
 
-from limner.data.recolouring import ruling
+from limner.data.recolouring import dominant_colour
 
 SIDE = 112  # pixels of the longer side: the largest size of an object in a 128 x 128 scene
 OBJECTS = Path(__file__).with_name("scene_objects.txt")
@@ -79,7 +79,7 @@ def main() -> int:
             for style, image in pictures.items():
                 sprite = cut_out(image)
                 files[f"{style}/{name.replace(' ', '-')}.webp"] = as_webp(sprite)
-                colour = None if style == "line" else ruling(np.asarray(sprite))
+                colour = None if style == "line" else dominant_colour(np.asarray(sprite))
                 colours[style] = colour and [round(part, 4) for part in colour]
             if missing := {"flat", "line", "noto"} - set(pictures):
                 raise BuildError(f"{name} is missing in {', '.join(sorted(missing))}")

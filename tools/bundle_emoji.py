@@ -30,7 +30,7 @@ from limner.contract.model import Learner
 from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.emoji import Emoji
-from limner.data.pictures import stop
+from limner.data.pictures import raise_error
 from limner.data.png import grid, save_png
 from limner.data.stream import Stream
 from limner.diffusion.cascade import Cascade
@@ -91,7 +91,7 @@ def captions(split: Split) -> list[str]:
     """Return captions of a split in a fixed random order, one for each concept: that of its first
     variant.
     """
-    entries = Emoji(split=split).listing(stop).entries
+    entries = Emoji(split=split).listing(raise_error).entries
     by_concept = list({e.group: e.captions[0] for e in reversed(entries)}.values())
     order = torch.randperm(len(by_concept), generator=torch.Generator().manual_seed(SEED))
     return [by_concept[i] for i in order]

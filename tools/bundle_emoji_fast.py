@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from bundle_emoji import FREE, SHOWN, captions, sheet
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.progressive_distillation import Distilled
 
-ZOO = bundled()["emoji"].parent / "emoji-fast"
+ZOO = bundled_models()["emoji"].parent / "emoji-fast"
 SHARED = {"base.teacher.": "emoji:base.", "upsampler.": "emoji:upsampler."}
 SAMPLER = {"upsampler_sampler": "dpm++", "upsampler_steps": 2}
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run of recipes/diffusion/distilled-emoji32.toml")
     run = parser.parse_args().run
-    teacher = bundled()["emoji"]
+    teacher = bundled_models()["emoji"]
     student, prompt_model = load(run), load(teacher)
     assert isinstance(student, Distilled) and isinstance(prompt_model, Cascade)
     student.teacher.load_state_dict(prompt_model.base.state_dict())

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from limner.commands.pictures import write
+from limner.commands.pictures import write_sheet
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.abilities import Controlled, Translates
@@ -50,7 +50,7 @@ from limner.contract.image import Condition, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.packing import is_coded, pack
 from limner.contract.registry import entry
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.contract.upscaling import Upscales
 from limner.data import open_data, png
 from limner.evaluate.evaluation import evaluate
@@ -156,7 +156,7 @@ def draws(folder: Path) -> None:
     """
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
     request = Request(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
-    write(*paint_sheet(request), folder / "samples.png", enlarge=2)
+    write_sheet(*paint_sheet(request), folder / "samples.png", enlarge=2)
     sheet, maximum = Image.open(folder / "samples.png"), _GREYS - 1
     if sheet.mode != "L":
         _shrink(sheet.reduce(2), folder / "samples.png", 64)
@@ -168,7 +168,7 @@ def draws(folder: Path) -> None:
 def scenes(folder: Path, options: Sequence[str]) -> None:
     """Write the sheet of a model of scenes, one row for each caption."""
     request = Request(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
-    write(*paint_sheet(request), folder / "samples.png", enlarge=1)
+    write_sheet(*paint_sheet(request), folder / "samples.png", enlarge=1)
     sheet = Image.open(folder / "samples.png")
     stored_over_base = read_header(model_file(folder)).shared
     sheet = sheet.convert("RGB").reduce(2) if stored_over_base else sheet
@@ -198,7 +198,7 @@ def condition_sheet(folder: Path, options: Sequence[str]) -> None:
     c = Condition(image=hints)
     if model.spec.text:
         captions = data.captions(indices, Noise.sampling(0, _CONDITIONS)) or []
-        c = replace(prompted(model.spec, captions), image=hints)
+        c = replace(text_condition(model.spec, captions), image=hints)
     has_answer = isinstance(model, Follows | Upscales)
     shape = model.spec.shape[1:]
     columns = [F.interpolate(hints, shape, mode="nearest").expand(-1, model.spec.channels, -1, -1)]

@@ -9,7 +9,7 @@ it, and the first draw of seed 0 without a hint.
 import torch
 from labelled import save_sheet, shrink
 
-from limner import Condition, open_data, prompted
+from limner import Condition, open_data, text_condition
 from limner.commands.request import Request, open_model
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import model_file, read_header
@@ -28,7 +28,7 @@ def rows(name: str, first: int) -> tuple[list[str], Images]:
     hints = data.hints(numbers, numbers, 0)
     captions = data.captions(numbers, Noise.sampling(0, SHOWN))
     assert hints is not None and captions is not None
-    text = prompted(model.spec, captions).text
+    text = text_condition(model.spec, captions).text
     columns = [hints.expand(-1, 3, -1, -1)]
     for c, seeds in ((Condition(text=text, image=hints), SEEDS), (Condition(text=text), 1)):
         columns += [model.sample(SHOWN, c, seed=[s] * SHOWN, **options) for s in range(seeds)]

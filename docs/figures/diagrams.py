@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flows import inverse_states
 from limner import Condition, Noise, load, open_data
-from limner.autoencoders.importance_bound import standard
+from limner.autoencoders.importance_bound import standard_normal
 from limner.autoencoders.vae import VAE
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.contract.image import Images, to_levels
@@ -111,7 +111,7 @@ def autoencoder(model: VAE, real: Images) -> Canvas:
         z = q.draw(Noise.keyed(0, 0, [0]).normal(model.latent))
         x_hat = model.decode(z)
         assert model.decode(new_z).allclose(sample, atol=1e-5)
-    j = int(q.kl(standard(q.mean))[0].argmax())  # the most informative number of the code
+    j = int(q.kl(standard_normal(q.mean))[0].argmax())  # the most informative number of the code
 
     canvas = Canvas()
     middles = UPPER + 28, LOWER + 28

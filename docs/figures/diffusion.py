@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner import Condition, Noise, load, open_data, prompted
-from limner.commands.pictures import write
+from limner import Condition, Noise, load, open_data, text_condition
+from limner.commands.pictures import write_sheet
 from limner.commands.request import Request
 from limner.commands.sheets.edit import edit_sheet
 from limner.commands.sheets.sample import paint_sheet
@@ -112,7 +112,7 @@ def edits() -> None:
     """Draw a picture that is edited under a mask, and at several strengths, with another prompt."""
     apple, request = paint_sheet(Request(prompts=("a red apple",)))
     with TemporaryDirectory() as folder:
-        (file,) = write(apple, request, Path(folder) / "apple.png", enlarge=1)
+        (file,) = write_sheet(apple, request, Path(folder) / "apple.png", enlarge=1)
         request = Request(prompts=("a green apple",), n=4)
         half, _ = edit_sheet([file], request, keep=0.5)
         rows = [half.images[[0, *range(2, 6)]]]
@@ -138,7 +138,7 @@ def interpolation() -> None:
         for codes in zip(*PATHS.values())
     )
     rows: list[UInt8[Tensor, "n columns c h w"]] = []
-    for c in (Condition(), prompted(base.spec, list(PATHS))):
+    for c in (Condition(), text_condition(base.spec, list(PATHS))):
         path = base.interpolate(a, b, 6, c)
         rows.append(to_uint8(torch.cat([a[:, None], path, b[:, None]], 1)))
         for end, picture in ((path[:, 0], a), (path[:, -1], b)):

@@ -21,7 +21,7 @@ from limner import Condition, GenerativeModel, Noise, build, load, open_data
 from limner.contract.image import to_uint8
 from limner.evaluate.metrics.modes import modes
 from limner.gans.gan import GAN
-from limner.gans.losses import OBJECTIVES, beliefs
+from limner.gans.losses import OBJECTIVES, mean_probabilities
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 
@@ -56,7 +56,7 @@ def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
         on_real, on_fake = (model.critic(images, Condition()) for images in (x, fake))
         if turn % EVERY == 0:
             turns.append(turn)
-            d_fake.append(float(beliefs(on_real, on_fake)["D(fake)"]))
+            d_fake.append(float(mean_probabilities(on_real, on_fake)["D(fake)"]))
             for name, values in norms.items():
                 values.append(gradient_norm(model, name, Noise.keyed(1, 0, range(BATCH))))
         adam.zero_grad()

@@ -32,7 +32,7 @@ from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.metrics.fid import frechet_distance
 from limner.evaluate.metrics.statistics import Moments
-from limner.evaluate.report import Number, Report, append, read_reports
+from limner.evaluate.report import Number, Report, append_report, read_reports
 from limner.evaluate.subject import Reference, open_reference, open_subject
 from limner.maths.samplers.sampler import SamplerName
 from limner.runtime import processes
@@ -123,7 +123,7 @@ class Sweeps:
                     sampler=point._asdict() | self.options,
                     quiet=True,
                 )
-            append(report, self.folder)
+            append_report(report, self.folder)
             self.reports[point] = report
             say(f"{line(point, report)}; {report.seconds:.0f} s")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from limner.contract.model import GenerativeModel, Learner, Turn
     from limner.contract.noise import Noise
     from limner.contract.registry import Paper, build, models, register
-    from limner.contract.text import prompted
+    from limner.contract.text import text_condition
     from limner.data import Dataset, open_data
     from limner.data.picture_files import read_pictures
     from limner.data.png import sheet
@@ -43,7 +43,7 @@ _HOMES = {
     "contract.model": ("GenerativeModel", "Learner", "Turn"),
     "contract.noise": ("Noise",),
     "contract.registry": ("Paper", "build", "models", "register"),
-    "contract.text": ("prompted",),
+    "contract.text": ("text_condition",),
     "training.recipe": ("Recipe",),
     "training.run": ("resume", "train"),
 }
@@ -69,12 +69,12 @@ __all__ = [
     "models",
     "open_data",
     "painting_options",
-    "prompted",
     "read_pictures",
     "register",
     "resume",
     "save_model",
     "sheet",
+    "text_condition",
     "train",
 ]
 

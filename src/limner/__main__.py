@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from limner.contract.errors import LimnerError, is_utf8
-from limner.contract.own_code import own_traceback, place_of_error
+from limner.contract.package_errors import package_traceback, place_of_error
 
 # The base class of typer's errors of usage. Newer releases have their own copy of click, older ones
 # import it.
@@ -48,7 +48,7 @@ def main() -> None:
         code = 2
         why = _wrong_name(error) if isinstance(error, OSError) else None
         if why is None and (why := place_of_error(error)):
-            print(own_traceback(error), file=sys.stderr)
+            print(package_traceback(error), file=sys.stderr)
             code = 1
         if not why:
             raise

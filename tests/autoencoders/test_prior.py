@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from limner.autoencoders.importance_bound import standard
+from limner.autoencoders.importance_bound import standard_normal
 from limner.autoencoders.prior import Prior
 from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
@@ -53,8 +53,8 @@ def test_the_density_integrates_to_one_and_matches_its_draws():
 def test_codes_and_normal_numbers_are_one_to_one(latent):
     prior = perturbed(Prior.realnvp(latent))
     e = torch.randn(7, latent, dtype=torch.float64)
-    torch.testing.assert_close(prior.normalised(prior.code(e)), e)
-    J = torch.autograd.functional.jacobian(lambda z: prior.normalised(z[None])[0], prior.code(e)[0])
+    torch.testing.assert_close(prior.to_normal(prior.code(e)), e)
+    J = torch.autograd.functional.jacobian(lambda z: prior.to_normal(z[None])[0], prior.code(e)[0])
     log_normal = -0.5 * (e[0].square().sum() + latent * math.log(2 * math.pi))
     expected = log_normal + torch.linalg.slogdet(J).logabsdet
     torch.testing.assert_close(prior.log_prob(prior.code(e))[0], expected)
@@ -63,7 +63,7 @@ def test_codes_and_normal_numbers_are_one_to_one(latent):
 def test_it_starts_as_the_standard_normal_prior():
     """The densities are equal and, with the same weights, so are bounds, codes and pictures."""
     z = torch.randn(3, 4, 6, dtype=torch.float64)
-    normal = standard(z).log_prob(z).sum(-1)
+    normal = standard_normal(z).log_prob(z).sum(-1)
     for prior in (Prior.normal(), Prior.realnvp(6).double()):
         torch.testing.assert_close(prior.log_prob(z), normal)
     plain = VAE(SPEC, latent=4, hidden=(5,))
@@ -97,7 +97,7 @@ def test_the_bound_and_the_loss_use_its_density_and_samples_pass_through_it():
     e = Noise.sampling(4, 2).normal(2, dtype=torch.float64)
     means = model.law.mean(model.decoder(model.prior.code(e))).permute(0, 3, 1, 2)
     torch.testing.assert_close(model.sample(2, seed=4), means.detach().float())
-    torch.testing.assert_close(model.encode(x), model.prior.normalised(q.mean))
+    torch.testing.assert_close(model.encode(x), model.prior.to_normal(q.mean))
 
 
 def test_it_learns_the_distribution_of_the_codes():

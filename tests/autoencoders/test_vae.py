@@ -11,7 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.autoencoders import importance_bound
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
+from limner.autoencoders.importance_bound import (
+    Draws,
+    Normal,
+    importance_weighted_bound,
+    standard_normal,
+)
 from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
@@ -105,7 +110,7 @@ def test_a_wrong_posterior_costs_its_kl_and_more_draws_recover_some_of_it():
         elbo = -terms["reconstruction"] - terms["KL"]
         error = 3 * float(elbo.std()) / math.sqrt(n)
         assert float(elbo.mean()) == pytest.approx(exact - gap, abs=error), "for any k"
-        prior = standard(wrong.mean)
+        prior = standard_normal(wrong.mean)
         torch.testing.assert_close(terms["KL"], wrong.kl(prior).sum(1).expand(n))
     assert bounds[1][0] == pytest.approx(exact - gap, abs=bounds[1][1])
     assert bounds[1][0] + bounds[1][1] < bounds[5][0] - bounds[5][1]
@@ -162,7 +167,7 @@ def test_an_edit_samples_from_the_conditional_distribution():
     e = torch.linspace(-6, 6, 401, dtype=torch.float64)[:, None]
     theta = model.theta(e, Condition())[:, None].expand(-1, 16, -1, -1, -1)
     log_p = model.law.log_prob(theta, k.view(1, 16, 1, 2, 1)).sum((-2, -1))
-    p = (log_p + standard(e).log_prob(e).sum(1)[:, None]).logsumexp(0).softmax(0).view(4, 4)
+    p = (log_p + standard_normal(e).log_prob(e).sum(1)[:, None]).logsumexp(0).softmax(0).view(4, 4)
     right = p[1] / p[1].sum()
     image = from_levels(torch.tensor([1, 3]).expand(n, 1, 1, 2), 4).double()
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
@@ -196,7 +201,7 @@ def test_under_bfloat16_the_kl_and_the_pixel_means_stay_in_float32(pixels: str):
         theta = model.theta(q.mean, Condition())
         _, _, terms = model.log_prob(x, noise=Noise.sampling(0, 4), k=1)
     assert q.mean.dtype == theta.dtype == torch.float32
-    expected = q.kl(standard(q.mean)).double().sum(1)
+    expected = q.kl(standard_normal(q.mean)).double().sum(1)
     torch.testing.assert_close(terms["KL"], expected, rtol=1e-6, atol=1e-6)
     assert not torch.equal(theta, theta.bfloat16().float()), "it is not rounded to bfloat16"
 
@@ -252,7 +257,7 @@ def test_the_kl_matches_torch_and_appendix_b():
     torch.testing.assert_close(q.kl(p), torch.distributions.kl_divergence(*theirs))
     variance = (2 * q.log_deviation).exp()
     appendix = 0.5 * (q.mean.square() + variance - 1 - variance.log())
-    torch.testing.assert_close(q.kl(standard(q.mean)), appendix)
+    torch.testing.assert_close(q.kl(standard_normal(q.mean)), appendix)
     z = torch.randn(4, 3, dtype=torch.float64)
     torch.testing.assert_close(q.log_prob(z), theirs[0].log_prob(z))
     torch.testing.assert_close(q.draw(z), q.mean + z * variance.sqrt())
@@ -286,7 +291,7 @@ def test_warm_up_beta_and_free_bits():
         model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,), **options)
         turn = next(model.turns(batch, step, Noise.keyed(0, 0, range(6))))
         q = model.posterior(x)
-        kl = q.kl(standard(q.mean)).mean(0).detach()
+        kl = q.kl(standard_normal(q.mean)).mean(0).detach()
         reconstruction = float(turn.logs["reconstruction"])
         assert float(turn.logs["kl"]) == pytest.approx(float(kl.sum()), rel=1e-5)
         bits = float(turn.logs["bits_per_dim"]) * D * math.log(2)

@@ -15,7 +15,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.data.picture_files import read_picture
 from limner.data.png import read_settings, save_png
 
@@ -49,7 +49,7 @@ def test_each_word_highlights_the_place_that_attends_to_it_most(model: str, pict
     assert torch.equal(sheet.images[:1], to_uint8(x))
     loaded_model = load(model)
     assert isinstance(loaded_model, Attends)
-    maps = loaded_model.attention_maps(x, prompted(SPEC, "a red apple"))[0]
+    maps = loaded_model.attention_maps(x, text_condition(SPEC, "a red apple"))[0]
     for i, image in enumerate(sheet.images[1:]):
         row, column = divmod(int(maps[i].argmax()), 8)
         assert torch.equal(image[:, row, column], sheet.images[0, :, row, column])

@@ -21,7 +21,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["model.channels=16,32", "train.batch=8", "train.warmup=5", "sampler.steps=8"]
     with pytest.MonkeyPatch.context() as patch:
         original = Recipe.read
-        patch.setattr(Recipe, "read", lambda path: original(path).updated(small))
+        patch.setattr(Recipe, "read", lambda path: original(path).with_values(small))
         patch.setattr(limner.commands.demo.run, "_TIMED_STEPS", 3)
         patch.setattr(limner.commands.demo.run, "PROMPTS", ("a red apple", "<b>"))
         patch.setattr(limner.commands.demo.run, "COMPOSITIONS", ("two dogs",))

@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import Sheet, write
+from limner.commands.pictures import Sheet, write_sheet
 from limner.commands.request import Request
-from limner.commands.sheets.edit import COMPLETE, EDIT, edit, edit_sheet, feathered, rounding_remark
+from limner.commands.sheets.edit import (
+    COMPLETE,
+    EDIT,
+    edit,
+    edit_sheet,
+    feather_mask,
+    rounding_remark,
+)
 from limner.commands.task import Work
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, save_model
@@ -257,7 +264,7 @@ def test_a_soft_edge_blends_painted_pixels_in_and_leaves_smaller_previews_alone(
     pictures = {"image": -torch.ones(1, 1, 8, 8), "mask": mask}
     preview, painted = edit(Work(model, Condition(), [0], pictures), feather=2)  # pyright: ignore
     assert torch.equal(preview, frames[0])
-    torch.testing.assert_close(painted, 2 * feathered(mask, 2)[1] - 1)
+    torch.testing.assert_close(painted, 2 * feather_mask(mask, 2)[1] - 1)
 
 
 def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
@@ -274,22 +281,22 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     sheet, request = edit_sheet(
         [picture], Request(denoiser, n=2, sampler={"steps": 2}), strength=0.5
     )
-    (out,) = write(sheet, request, tmp_path / "sheet.png")
+    (out,) = write_sheet(sheet, request, tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match=r"several pictures side by side; crop one"):
         edit_sheet([out], request)
     with pytest.raises(LimnerError, match=r"limner edit made .* alone cannot repeat it"):
         Request.read(out)
-    (strip,) = write(replace(sheet, frames=[sheet.images] * 2), request, out, strip=True)[1:]
+    (strip,) = write_sheet(replace(sheet, frames=[sheet.images] * 2), request, out, strip=True)[1:]
     with pytest.raises(LimnerError, match="several pictures"):
         read_picture(strip, PLAIN)
     settings = read_settings(out)
     part = sheet.images[1]
     save_png(part, out, settings)  # as cropped by a program that keeps the metadata
     assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
-    for file in write(sheet, request, out, separate=True):
+    for file in write_sheet(sheet, request, out, separate=True):
         assert read_picture(file, PLAIN).shape == (1, 1, 8, 8)
         assert (read_settings(file) or {}).get("task") == "edit"
-    (single,) = write(Sheet(part[None], 1), request, out, enlarge=1)
+    (single,) = write_sheet(Sheet(part[None], 1), request, out, enlarge=1)
     assert torch.equal(to_uint8(read_picture(single, PLAIN))[0], part)
 
 

@@ -116,7 +116,7 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     metadata = json.loads(next(prop.value for prop in file.metadata_props if prop.key == "limner"))
     assert metadata["model"] == "flow-matching" and metadata["sampler"]["steps"] == 2
     assert metadata["noise"] == {"noise": {"law": "normal", "shape": [3, 8, 8]}}
-    text = limner.prompted(SPEC, "a red dog").text
+    text = limner.text_condition(SPEC, "a red dog").text
     padded = torch.nn.functional.pad(text, (0, 5 - text.shape[1]))
     noise = Noise.sampling(7, 1).normal(3, 8, 8).numpy()
     inputs = {"noise": noise, "text": padded.numpy()}
@@ -332,7 +332,7 @@ def latent_model(spec):
 
 
 def test_both_stages_of_a_cascade_are_written(tmp_path):
-    small = perturbed("flow-matching", LABELLED.resized(4, 4), **PLAIN)
+    small = perturbed("flow-matching", LABELLED.with_size(4, 4), **PLAIN)
     model = perturbed("cascade", LABELLED, base=small, options=PLAIN)
     options = model.sampler_options(
         {"steps": 2, "scale": 2.0, "upsampler_sampler": "ancestral", "upsampler_steps": 2}
@@ -342,7 +342,7 @@ def test_both_stages_of_a_cascade_are_written(tmp_path):
     assert (picture - expected).abs().max() < 1e-3
     picture, cleaned, _ = paint_with_file(model, options | {"clean": 2}, tmp_path / "c.onnx")
     assert (picture - cleaned).abs().max() < 1e-3 < (cleaned - expected).abs().max()
-    flow = perturbed("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
+    flow = perturbed("glow", LABELLED.with_size(4, 4), K=1, L=1, hidden=4)
     cascade = perturbed("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
     with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):
         write_onnx(cascade, cascade.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")

@@ -216,7 +216,7 @@ def test_a_prompt_paints_what_the_model_paints(tmp_path, page, runtime):
     pixels, status = paint_in_page(page, folder, prompt="a red dog 苹", seed="5")
     assert status.startswith("done in") and "unknown words: 苹" in status
     assert page.title() == "Ours" and page.input_value("#seed") == "6"
-    c = limner.prompted(TEXT, "a red dog")
+    c = limner.text_condition(TEXT, "a red dog")
     settings = {"sampler": "ancestral", "steps": 3, "scale": 2.0}
     expected = to_uint8(model.sample(1, c, seed=5, **settings))[0].permute(1, 2, 0)
     assert (pixels[..., :3] - expected.long()).abs().max() <= 1

@@ -17,7 +17,7 @@ from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.text import character_spec, prompted, text_spec
+from limner.contract.text import character_spec, text_condition, text_spec
 from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
@@ -141,7 +141,7 @@ def test_the_model_gets_all_changes_shares_and_conditions(monkeypatch):
         assert before.label.tolist() == after.label.tolist() == [1]
         assert options["seed"] == [3, 4] and options["steps"] == 2 and options["image"] is None
     (_, after, change, options), (_, _, weighted, usual) = calls
-    assert torch.equal(after.text, prompted(spec, "a red cat with a hat").text)
+    assert torch.equal(after.text, text_condition(spec, "a red cat with a hat").text)
     assert change.gains.tolist() == [1, 1, 1, 1, 1, 2]
     assert (change.cross, change.own, change.local) == (0.7, 0.5, 0.2)
     assert (weighted.cross, weighted.own, weighted.local) == (0.2, 0.1, 0.0)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from limner.__main__ import main
 from limner.commands import suited_model
 from limner.commands.app import app
-from limner.commands.pictures import Sheet, write
+from limner.commands.pictures import Sheet, write_sheet
 from limner.commands.request import Request, open_model, supported_options
 from limner.commands.sample import _with_own_words
 from limner.commands.sheets.sample import paint_sheet
@@ -24,7 +24,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
-from limner.contract.text import Tokenizer, prompted, text_spec
+from limner.contract.text import Tokenizer, text_condition, text_spec
 from limner.contract.wildcards import choose_words
 from limner.data.png import read_settings, save_png
 from limner.nn.text import TextEncoder
@@ -235,7 +235,7 @@ def test_each_prompt_has_a_row_for_each_class():
     spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
     c = Request(prompts=("red apple", "blue car", "dog"), labels=("all",)).condition(spec)
     assert c.label is not None and c.label.tolist() == [0, 1, 0, 1, 0, 1]
-    tokens = prompted(spec, ["red apple", "blue car", "dog"]).text
+    tokens = text_condition(spec, ["red apple", "blue car", "dog"]).text
     assert c.text is not None and tokens is not None
     assert torch.equal(c.text, tokens[[0, 0, 1, 1, 2, 2]])
 
@@ -278,7 +278,7 @@ def test_equal_words_of_two_seeds_give_two_pictures(model: str, tmp_path: Path):
         assert replace(full.for_picture(i), sampler={}) == single
         assert (paint(single)[0].int() - x.int()).abs().max() <= 1
     assert not torch.equal(sheet.images[0], sheet.images[2])
-    write(sheet, full, tmp_path / "sheet.png")
+    write_sheet(sheet, full, tmp_path / "sheet.png")
     assert torch.equal(paint(Request.read(tmp_path / "sheet.png")), sheet.images)
 
 
@@ -297,7 +297,7 @@ def test_each_prompt_can_have_its_own_seed_for_all_classes(labels: tuple[str, ..
 
 def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_path: Path):
     values = _with_own_words({"model": model, "prompts": ["a {red|blue} dog"], "n": 2, "seed": 7})
-    write(*paint_sheet(Request.of(values)), tmp_path / "sheet.png")
+    write_sheet(*paint_sheet(Request.of(values)), tmp_path / "sheet.png")
     for arguments, prompts, seed in (
         (["a cat"], ("a cat",), 7),
         (["--seed", "3"], tuple(values["prompts"]), 3),
@@ -310,7 +310,7 @@ def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_pa
 
 
 def test_the_picture_whose_settings_are_used_is_not_overwritten(model: str, tmp_path: Path):
-    (file,) = write(*paint_sheet(Request(model, prompts=("a dog",))), tmp_path / "one.png")
+    (file,) = write_sheet(*paint_sheet(Request(model, prompts=("a dog",))), tmp_path / "one.png")
     content = file.read_bytes()
     arguments = ["sample", "--from", str(file), "--seed", "4", "-o", str(file)]
     result = CliRunner().invoke(app, arguments)
@@ -334,7 +334,7 @@ def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, t
         model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
     )
     sheet, full = paint_sheet(request)
-    write(sheet, full, tmp_path / "sheet.png")
+    write_sheet(sheet, full, tmp_path / "sheet.png")
     copy = Request.read(tmp_path / "sheet.png")
     assert copy == full
     assert torch.equal(paint(copy), sheet.images)
@@ -345,14 +345,14 @@ def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, t
 
 def test_separate_files_each_store_their_own_request(model: str, tmp_path: Path):
     sheet, full = paint_sheet(Request(model, prompts=("a dog", "a cat"), n=2, seed=9))
-    files = write(sheet, full, tmp_path / "one.png", separate=True)
+    files = write_sheet(sheet, full, tmp_path / "one.png", separate=True)
     assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
     last = Request.read(files[3])
     assert (last.prompts, last.seed, last.n) == (("a cat",), 10, 1)
     assert (paint(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
     with Image.open(files[3]) as image:
         assert image.size == (128, 128), "small pictures are enlarged, pixel by pixel"
-    (small, *_) = write(sheet, full, tmp_path / "small.png", separate=True, enlarge=1)
+    (small, *_) = write_sheet(sheet, full, tmp_path / "small.png", separate=True, enlarge=1)
     with Image.open(small) as image:
         assert torch.equal(pil_to_tensor(image), sheet.images[0])
 
@@ -361,7 +361,7 @@ def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: P
     sheet, full = paint_sheet(Request(model, prompts=("a dog",), n=2), forming=True)
     assert len(sheet.frames) == 4
     assert torch.equal(sheet.frames[-1], sheet.images)
-    files = write(sheet, full, tmp_path / "a.png", strip=True, gif=True)
+    files = write_sheet(sheet, full, tmp_path / "a.png", strip=True, gif=True)
     assert [file.name for file in files] == ["a.png", "a-strip.png", "a.gif"]
     with Image.open(tmp_path / "a.gif") as image:
         assert image.info["loop"] == 0, "it repeats without end"
@@ -378,7 +378,7 @@ def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: P
 )
 def test_small_pictures_are_enlarged_to_a_longer_side_of_128(shape, size, tmp_path: Path):
     sheet = Sheet(torch.zeros(1, 3, *shape, dtype=torch.uint8), 1)
-    (file,) = write(sheet, Request(), tmp_path / "a.png")
+    (file,) = write_sheet(sheet, Request(), tmp_path / "a.png")
     with Image.open(file) as image:
         assert image.size == size
 
@@ -387,7 +387,7 @@ def test_separate_files_name_their_own_class(tmp_path: Path):
     spec = ImageSpec(1, 8, 8, labels=("one", "two"))
     save_model(build("gan", spec, latent=4, channels=4), tmp_path / "gan")
     request = Request(str(tmp_path / "gan"), labels=("all",))
-    files = write(*paint_sheet(request, separate=True), tmp_path / "a.png", separate=True)
+    files = write_sheet(*paint_sheet(request, separate=True), tmp_path / "a.png", separate=True)
     assert [Request.read(file).labels for file in files] == [("one",), ("two",)]
 
 
@@ -463,7 +463,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(
 ):
     gan = build("gan", ImageSpec(3, 8, 8))
     save_model(gan, tmp_path / "gan")
-    write(*paint_sheet(Request(model, sampler={"steps": 2})), tmp_path / "one.png")
+    write_sheet(*paint_sheet(Request(model, sampler={"steps": 2})), tmp_path / "one.png")
     monkeypatch.chdir(tmp_path)
     for name in (model, "gan"):
         arguments = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
@@ -489,7 +489,7 @@ def test_bfloat16_paints_nearly_the_same_and_is_stored_in_the_picture(
     exact, rounded = paint(request).int(), paint(quick).int()
     assert 0 < (exact - rounded).abs().max() < 64
     assert (exact - rounded).abs().float().mean() < 3
-    (path,) = write(*paint_sheet(quick), tmp_path / "quick.png")
+    (path,) = write_sheet(*paint_sheet(quick), tmp_path / "quick.png")
     assert Request.read(path).dtype == "bfloat16"
     with pytest.raises(LimnerError, match="dtype"):
         Request.of({"dtype": "float8"})

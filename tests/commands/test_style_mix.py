@@ -19,7 +19,7 @@ from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.data.picture_files import read_picture
 from limner.data.png import read_settings
 
@@ -85,7 +85,7 @@ def test_columns_may_have_another_prompt(tmp_path: Path):
     request = Request(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
     other = "a green car"
     sheet, _, layers = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
-    dog, cars = prompted(spec, ["a dog"]), prompted(spec, [other])
+    dog, cars = text_condition(spec, ["a dog"]), text_condition(spec, [other])
     cells = sheet.images.unflatten(0, (2, 3))
     loaded_model = load(tmp_path)
     assert isinstance(loaded_model, Mixes)

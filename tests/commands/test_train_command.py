@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limner.commands.train import _report_result, resume_command, train_command
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -50,6 +50,6 @@ def test_a_signal_before_the_first_step_says_how_to_go_on(
 def test_the_last_line_says_what_the_model_can_do(
     name: str, last: str, capfd: pytest.CaptureFixture[str]
 ):
-    folder = bundled()[name]
+    folder = bundled_models()[name]
     _report_result(folder)
     assert capfd.readouterr().out.splitlines()[-1] == last.format(folder)

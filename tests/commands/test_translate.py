@@ -111,7 +111,7 @@ def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, mon
         translate_sheet([file], Request(), "flat", source="flet")
     with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
         translate_sheet([file], Request(), "line", source="flat")
-    monkeypatch.setattr("limner.commands.sheets.translate.bundled", dict)
+    monkeypatch.setattr("limner.commands.sheets.translate.bundled_models", dict)
     with pytest.raises(LimnerError, match="no model that translates is bundled"):
         translate_sheet([file], Request(), "flat")
 

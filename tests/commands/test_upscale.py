@@ -284,7 +284,7 @@ def test_nothing_is_written_if_a_file_would_be_too_large(models):
 
 
 def test_without_a_bundled_upscaler_the_message_says_to_give_a_run(monkeypatch):
-    monkeypatch.setattr("limner.commands.sheets.upscale.bundled", dict)
+    monkeypatch.setattr("limner.commands.sheets.upscale.bundled_models", dict)
     with pytest.raises(LimnerError, match="give the run"):
         open_upscaler(Request())
 

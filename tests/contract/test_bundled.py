@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.commands.request import Request
-from limner.contract.bundled import bundled, can_paint, find_model, load
+from limner.contract.bundled import bundled_models, can_paint, find_model, load
 from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, sha256
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -14,35 +14,35 @@ from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
 from limner.evaluate.subject import open_subject
 
-SMALL = [name for name in bundled() if name in models()]
+SMALL = [name for name in bundled_models() if name in models()]
 """Bundled examples of a family: each has the name of its registered model."""
 OLDER = ("emoji", "emoji-fast")
 """Their headers name the folder of their training; 32 MB are not rewritten to remove it."""
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", bundled_models())
 def test_its_card_states_the_hash_of_its_file(name: str):
-    card = (bundled()[name] / "README.md").read_text()
-    assert f"`{sha256(bundled()[name] / MODEL_FILE)}`" in card
+    card = (bundled_models()[name] / "README.md").read_text()
+    assert f"`{sha256(bundled_models()[name] / MODEL_FILE)}`" in card
 
 
-@pytest.mark.parametrize("name", [name for name in bundled() if name not in OLDER])
+@pytest.mark.parametrize("name", [name for name in bundled_models() if name not in OLDER])
 def test_its_header_contains_no_absolute_path(name: str):
-    init = read_header(bundled()[name] / MODEL_FILE).recipe.get("train", {}).get("init", {})
+    init = read_header(bundled_models()[name] / MODEL_FILE).recipe.get("train", {}).get("init", {})
     assert not [run for run in init.values() if Path(run).is_absolute()]
 
 
 def test_a_card_states_the_base_that_it_was_evaluated_with():
     """If a base is replaced, the models stored without its weights must be evaluated again."""
-    for name, folder in bundled().items():
+    for name, folder in bundled_models().items():
         for source in read_header(folder / MODEL_FILE).shared.values():
-            base = bundled()[source.partition(":")[0]] / MODEL_FILE
+            base = bundled_models()[source.partition(":")[0]] / MODEL_FILE
             assert f"`{sha256(base)}`" in (folder / "README.md").read_text(), name
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if can_paint(bundled()[name])])
+@pytest.mark.parametrize("name", [name for name in SMALL if can_paint(bundled_models()[name])])
 def test_a_small_model_paints_different_pictures(name: str):
-    folder = bundled()[name]
+    folder = bundled_models()[name]
     assert read_header(folder / MODEL_FILE).model == name
     model = load(folder)
     assert isinstance(model, GenerativeModel)
@@ -53,7 +53,7 @@ def test_a_small_model_paints_different_pictures(name: str):
 
 
 def test_small_models_are_small_alone_and_together():
-    sizes = [(bundled()[name] / MODEL_FILE).stat().st_size for name in SMALL]
+    sizes = [(bundled_models()[name] / MODEL_FILE).stat().st_size for name in SMALL]
     assert max(sizes) <= 1.5e6 and sum(sizes) <= 12e6
 
 
@@ -76,9 +76,9 @@ def test_a_folder_without_a_model_is_answered_with_what_to_type(tmp_path: Path):
 
 def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_model("emoji") == bundled()["emoji"]
+    assert find_model("emoji") == bundled_models()["emoji"]
     (tmp_path / "emoji").mkdir()
-    assert find_model("emoji") == bundled()["emoji"], "a folder without a model"
+    assert find_model("emoji") == bundled_models()["emoji"], "a folder without a model"
     save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
     assert find_model("emoji") == Path("emoji")
     subject = open_subject("emoji", {}, torch.device("cpu"))
@@ -86,7 +86,7 @@ def test_a_run_in_this_folder_takes_precedence_over_a_bundled_model(tmp_path: Pa
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "model_index.json").touch()
     assert find_model("vae") == Path("vae"), "a pipeline"
-    assert find_model(None) == bundled()["emoji"]
+    assert find_model(None) == bundled_models()["emoji"]
 
 
 def test_an_unknown_model_is_answered_with_painters_and_translators():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import limner
 from limner.contract import registry
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
@@ -111,9 +111,9 @@ def test_a_file_with_older_layer_names_paints_the_same_picture():
     torch.testing.assert_close(model.sample(1, seed=3, steps=4), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", bundled_models())
 def test_every_weight_of_a_bundled_model_is_loaded(name: str):
-    file = bundled()[name] / MODEL_FILE
+    file = bundled_models()[name] / MODEL_FILE
     state = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
     names = [current_name(each, state) for each in unpack(load_tensors(file))]
     assert len({*names}) == len(names)

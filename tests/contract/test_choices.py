@@ -10,7 +10,7 @@ from pydantic import Field
 from limner.contract.choices import Choices
 from limner.contract.errors import LimnerError
 from limner.contract.names import check_new_name
-from limner.contract.options import Count, json_schema, option_names, validated
+from limner.contract.options import Count, json_schema, option_names, validate_options
 
 
 class Shape(ABC):
@@ -71,7 +71,7 @@ def draw(n: int = 1, **options: Unpack[Drawing]) -> Any:
     Args:
         n: number of drawings.
     """
-    values = validated(draw, options)
+    values = validate_options(draw, options)
     values.pop("n"), values.pop("width")
     return SHAPES.make(values.pop("shape") or "square", **values)
 

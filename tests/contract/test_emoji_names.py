@@ -10,7 +10,7 @@ import torch
 
 from limner.contract.emoji_names import spell_emoji
 from limner.contract.image import ImageSpec
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,9 @@ def test_the_name_of_every_emoji_in_the_data_is_its_caption():
 
 def test_an_emoji_has_the_tokens_of_its_name():
     spec = ImageSpec(3, 16, 16, text=text_spec())
-    from_emoji, from_name = prompted(spec, "a \U0001f34e"), prompted(spec, "a red apple")
+    from_emoji, from_name = (
+        text_condition(spec, "a \U0001f34e"),
+        text_condition(spec, "a red apple"),
+    )
     assert from_emoji.text is not None and from_name.text is not None
     assert torch.equal(from_emoji.text, from_name.text)

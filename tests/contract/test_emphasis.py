@@ -9,7 +9,7 @@ import limner
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.text import character_spec, prompted, text_spec
+from limner.contract.text import character_spec, text_condition, text_spec
 from limner.nn.attention import Attention
 from limner.nn.text import TextEncoder
 
@@ -79,17 +79,17 @@ def test_an_invalid_weight_is_refused(number):
 
 
 def test_prompts_have_weights_only_if_some_word_has_one():
-    assert prompted(SPEC, ["a dog", r"a \(dog\)"]).weight is None
-    c = prompted(SPEC, ["a (dog:2)", "two red cats"])
+    assert text_condition(SPEC, ["a dog", r"a \(dog\)"]).weight is None
+    c = text_condition(SPEC, ["a (dog:2)", "two red cats"])
     assert c.weight is not None and c.weight.tolist() == [[1, 2, 1], [1, 1, 1]]
-    assert torch.equal(c.text, prompted(SPEC, ["a dog", "two red cats"]).text)
-    assert c.padded(5).weight.tolist() == [[1, 2, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert torch.equal(c.text, text_condition(SPEC, ["a dog", "two red cats"]).text)
+    assert c.pad(5).weight.tolist() == [[1, 2, 1, 1, 1], [1, 1, 1, 1, 1]]
     assert c.null().guidance_pair()[1].weight is not None  # both halves of a guided batch
 
 
 def test_a_model_with_its_own_tokenizer_reads_brackets_as_ordinary_text():
     messages = []
-    c = prompted(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", messages.append)
+    c = text_condition(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", messages.append)
     assert c.weight is None and c.text.shape == (1, 9)
     assert messages == ["this model has its own tokenizer, which reads brackets as ordinary text"]
 
@@ -113,7 +113,7 @@ def test_a_weight_of_2_counts_as_two_tokens_and_0_as_none(edited):
 
 def test_the_vector_of_a_text_is_the_weighted_mean_of_its_tokens():
     encoder = TextEncoder(SPEC.text, 16, 8)
-    text = prompted(SPEC, "red dog").text
+    text = text_condition(SPEC, "red dog").text
     tokens, _, _ = encoder(text)
     _, _, vector = encoder(text, torch.tensor([[3.0, 1.0]]))
     torch.testing.assert_close(vector, encoder.pool((3 * tokens[:, 0] + tokens[:, 1]) / 4))
@@ -121,13 +121,13 @@ def test_the_vector_of_a_text_is_the_weighted_mean_of_its_tokens():
 
 def test_the_weight_of_padding_does_not_enter_the_vector_of_a_text():
     encoder = TextEncoder(SPEC.text, 16, 8)
-    text = prompted(SPEC, ["red dog", "two red cats"]).text
+    text = text_condition(SPEC, ["red dog", "two red cats"]).text
     torch.testing.assert_close(encoder(text, torch.ones(2, 3)).vector, encoder(text).vector)
 
 
 def test_a_text_whose_words_all_have_weight_0_has_the_vector_of_a_mean_of_0():
     encoder = TextEncoder(SPEC.text, 16, 8)
-    c = prompted(SPEC, "(red dog:0)")
+    c = text_condition(SPEC, "(red dog:0)")
     assert torch.equal(encoder(c.text, c.weight).vector[0], encoder.pool.bias)
 
 
@@ -136,9 +136,9 @@ def test_weights_change_pictures_unless_they_are_1(name):
     model = limner.build(name, SPEC, **limner.contract.registry.entry(name).tiny)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    plain = prompted(SPEC, ["a red dog"])
+    plain = text_condition(SPEC, ["a red dog"])
     even = Condition(text=plain.text, weight=torch.ones(1, 3))
-    heavy, zero = prompted(SPEC, "a (red:5) dog"), prompted(SPEC, "a (red:0) dog")
+    heavy, zero = text_condition(SPEC, "a (red:5) dog"), text_condition(SPEC, "a (red:0) dog")
     one, same, more, less = (model.sample(1, c, seed=3) for c in (plain, even, heavy, zero))
     torch.testing.assert_close(one, same, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(one, more, atol=1e-3) and not torch.allclose(one, less, atol=1e-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract import errors
-from limner.contract.errors import LimnerError, install, unknown, writing
+from limner.contract.errors import LimnerError, install_command, unknown, writing
 
 
 def test_the_nearest_name_is_offered():
@@ -42,10 +42,10 @@ def test_an_extra_is_installed_from_the_clone_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     clone = Path(errors.__file__).parents[3]
-    assert install("studio") == f"pip install -e '{clone}[studio]'"
+    assert install_command("studio") == f"pip install -e '{clone}[studio]'"
     wheel = tmp_path / "site-packages" / "limner" / "contract" / "errors.py"
     monkeypatch.setattr(errors, "__file__", str(wheel))
-    assert install("studio") == "pip install 'limner[studio]'"
+    assert install_command("studio") == "pip install 'limner[studio]'"
 
 
 def test_a_section_that_all_names_share_does_not_make_them_similar():

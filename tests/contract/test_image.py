@@ -87,8 +87,8 @@ def test_a_spec_goes_through_json(spec: ImageSpec):
 def test_a_spec_has_a_shape():
     assert FULL.shape == (3, 8, 6)
     assert FULL.dimensions == 144
-    assert FULL.resized(2, 2).shape == (3, 2, 2)
-    assert FULL.resized(2, 2).labels == FULL.labels
+    assert FULL.with_size(2, 2).shape == (3, 2, 2)
+    assert FULL.with_size(2, 2).labels == FULL.labels
     assert ImageSpec(1, 2, 3).to_json() == {"channels": 1, "height": 2, "width": 3}
 
 

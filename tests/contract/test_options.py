@@ -19,7 +19,7 @@ from limner.contract.options import (
     parse_assignments,
     parse_value,
     plain,
-    validated,
+    validate_options,
 )
 
 
@@ -41,7 +41,9 @@ class Painter:
 
 
 def read(**values: object) -> dict:
-    return validated(Painter.__init__, values, kind="model option", prefix="model.", skip=("spec",))
+    return validate_options(
+        Painter.__init__, values, kind="model option", prefix="model.", skip=("spec",)
+    )
 
 
 def test_defaults_are_filled_in_and_types_converted():
@@ -61,15 +63,15 @@ def walk(n: int, *, clip: bool = True, **options: Unpack[Shared]) -> None:
 
 
 def test_shared_options_work_like_the_options_of_a_function():
-    values = validated(walk, {"steps": 3}, skip=("n",))
+    values = validate_options(walk, {"steps": 3}, skip=("n",))
     assert values == {"steps": 3, "eta": None, "clip": True}
     assert list(json_schema(walk, skip=("n",))["properties"]) == ["steps", "eta", "clip"]
     assert option_names(walk) == ["steps", "eta", "n", "clip"]
     assert option_names(Painter.__init__)[1:3] == ["spec", "width"]
     with pytest.raises(LimnerError, match="unknown option 'stesp'; did you mean 'steps'"):
-        validated(walk, {"stesp": 3}, skip=("n",))
+        validate_options(walk, {"stesp": 3}, skip=("n",))
     with pytest.raises(LimnerError, match="option eta=2: input should be less than or equal to 1"):
-        validated(walk, {"eta": 2}, skip=("n",))
+        validate_options(walk, {"eta": 2}, skip=("n",))
 
 
 class Sizes(TypedDict, total=False):
@@ -82,12 +84,16 @@ def build(spec: int, *, deep: bool = False, **sizes: Unpack[Sizes]) -> None:
 
 
 def test_a_shared_option_may_have_a_default():
-    assert validated(build, {"rate": 1}, skip=("spec",)) == {"width": 8, "rate": 1.0, "deep": False}
-    assert validated(build, {}, skip=("spec",))["rate"] == 0.0
+    assert validate_options(build, {"rate": 1}, skip=("spec",)) == {
+        "width": 8,
+        "rate": 1.0,
+        "deep": False,
+    }
+    assert validate_options(build, {}, skip=("spec",))["rate"] == 0.0
     known = json_schema(build, skip=("spec",))["properties"]
     assert known["width"] == {"default": 8, "minimum": 1, "title": "Width", "type": "integer"}
     with pytest.raises(LimnerError, match="width=0: input should be greater"):
-        validated(build, {"width": 0}, prefix="model.", skip=("spec",))
+        validate_options(build, {"width": 0}, prefix="model.", skip=("spec",))
 
 
 def test_a_single_number_stands_for_one_layer():
@@ -149,9 +155,9 @@ def test_variadic_arguments_are_not_options():
     def frames(n: int, *rest: int, scale: float = 1.0, **more: int) -> None:
         pass
 
-    assert validated(frames, {}, skip=("n",)) == {"scale": 1.0}
+    assert validate_options(frames, {}, skip=("n",)) == {"scale": 1.0}
     with pytest.raises(LimnerError, match="unknown option 'more'"):
-        validated(frames, {"more": 1}, skip=("n",))
+        validate_options(frames, {"more": 1}, skip=("n",))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +217,7 @@ def test_a_text_may_have_commas_which_look_like_a_list():
     ) -> None: ...
 
     def read(*arguments: str) -> dict[str, object]:
-        return validated(f, parse_assignments(arguments, ["data"])["data"])
+        return validate_options(f, parse_assignments(arguments, ["data"])["data"])
 
     assert read("data.skills=a=2,b=1.5")["skills"] == "a=2,b=1.5"
     assert read("data.words=dog,cat")["words"] == "dog,cat"
@@ -221,4 +227,4 @@ def test_a_text_may_have_commas_which_look_like_a_list():
 
     def g(names: tuple[str, ...] = (), more: list[str] | str = "") -> None: ...
 
-    assert validated(g, {"names": [], "more": ["a"]}) == {"names": (), "more": ["a"]}
+    assert validate_options(g, {"names": [], "more": ["a"]}) == {"names": (), "more": ["a"]}

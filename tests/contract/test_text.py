@@ -14,7 +14,7 @@ from safetensors import safe_open
 import limner
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
-from limner.contract.text import Tokenizer, prompted, text_spec
+from limner.contract.text import Tokenizer, text_condition, text_spec
 from limner.data import Stream, open_data
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner
@@ -87,17 +87,17 @@ def test_any_text_is_a_row_with_its_padding_at_the_end(prompt):
 
 def test_each_ignored_part_of_a_prompt_is_reported_in_one_line():
     reports = []
-    c = prompted(SPEC, ["a dog 犬 鳥", "word " * 2000, "fine"], report=reports.append)
+    c = text_condition(SPEC, ["a dog 犬 鳥", "word " * 2000, "fine"], report=reports.append)
     assert c.text is not None and c.text.shape == (3, 12)
     assert len(reports) == 2
     assert "'犬', '鳥'" in reports[0]
     assert "cut after 12" in reports[1]
     assert all(len(line) < 200 and "\n" not in line for line in reports)
     with pytest.warns(UserWarning, match="no other words remain"):
-        prompted(SPEC, "犬")
+        text_condition(SPEC, "犬")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prompted(SPEC, "")
+        text_condition(SPEC, "")
 
 
 def test_words_are_listed_as_written_with_their_tokens():
@@ -113,7 +113,7 @@ def test_words_are_listed_as_written_with_their_tokens():
 
 def test_a_model_without_text_takes_no_prompt():
     with pytest.raises(LimnerError, match="without text"):
-        prompted(ImageSpec(3, 8, 8), "a dog")
+        text_condition(ImageSpec(3, 8, 8), "a dog")
 
 
 @pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"asset": "../words"}, {"vocabulary": 9}])
@@ -220,7 +220,7 @@ def test_vectors_of_label_and_text_add_up():
 @pytest.mark.parametrize("name", ["ddpm", "edm", "flow-matching"])
 def test_a_prompt_changes_the_picture_and_guidance_changes_it_more(name):
     model = perturb(limner.build(name, SPEC, channels=(8, 16))).eval()
-    c = prompted(SPEC, PROMPTS)
+    c = text_condition(SPEC, PROMPTS)
     conditional, unconditional = model.sample(4, c, steps=3), model.sample(4, steps=3)
     change = (conditional - unconditional).abs().amax((1, 2, 3))
     assert (change[:3] > 1e-3).all()
@@ -235,7 +235,7 @@ def test_a_prompt_changes_the_picture_and_guidance_changes_it_more(name):
 
 
 def test_a_picture_is_the_same_alone_in_a_batch_and_with_less_padding():
-    model, c = painter(), prompted(SPEC, PROMPTS)
+    model, c = painter(), text_condition(SPEC, PROMPTS)
     images = to_uint8(model.sample(4, c, steps=3)).int()
     assert c.text is not None
     for i in range(4):
@@ -253,7 +253,7 @@ def test_condition_dropout_hides_text(dropout):
         Loop(copy.deepcopy(model), lambda *_, c=c: Batch(x, c), TrainOptions(batch=2)).advance()[
             "loss"
         ]
-        for c in (prompted(SPEC, PROMPTS[1:3]), prompted(SPEC, ["", ""]))
+        for c in (text_condition(SPEC, PROMPTS[1:3]), text_condition(SPEC, ["", ""]))
     ]
     assert (losses[0] == losses[1]) == (dropout == 1)
 
@@ -270,7 +270,7 @@ def test_tokens_of_another_model_are_refused():
 
 
 def test_a_checkpoint_contains_no_table_and_paints_the_same(tmp_path):
-    model, c = painter(), prompted(SPEC, PROMPTS)
+    model, c = painter(), text_condition(SPEC, PROMPTS)
     limner.save_model(model, tmp_path)
     file = tmp_path / "model.safetensors"
     assert file.stat().st_size < 500_000

@@ -14,7 +14,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.data.hints import draw_hint
 
 GREY = ImageSpec(1, 8, 8)
@@ -78,7 +78,7 @@ def test_a_mask_must_be_from_0_to_1(ddpm, pixelcnn, mask):
         ("label", torch.eye(2, dtype=torch.int64), "not int64 of 2 dimensions"),
         ("label", torch.tensor([True, False]), "not bool of 1 dimension"),
         ("label", ["cat"], "not list"),
-        ("text", "a red apple", "limner.prompted converts words.*not str"),
+        ("text", "a red apple", "limner.text_condition reads words.*not str"),
         ("text", [1, 2], "not int64 of 1 dimension"),
         ("image", BYTES, "from_uint8 makes them.*not uint8 of 4 dimensions"),
         ("weight", [1, 2], "not int64 of 1 dimension"),
@@ -99,14 +99,14 @@ def test_words_alone_are_not_a_condition(vae):
             lambda c=c: vae.reconstruct(BYTES.float(), c),
             lambda c=c: vae.log_prob(BYTES.float(), c, noise=noise),
         ):
-            with pytest.raises(LimnerError, match=r"is not a limner.Condition; .*prompted"):
+            with pytest.raises(LimnerError, match=r"is not a limner.Condition; .*text_condition"):
                 call()
 
 
 @pytest.mark.parametrize("prompts", [None, [], [None], 3])
 def test_prompts_that_are_not_text_are_refused(prompts: Any):
     with pytest.raises(LimnerError, match="is not text; give one"):
-        prompted(ImageSpec(1, 8, 8, text=text_spec()), prompts)
+        text_condition(ImageSpec(1, 8, 8, text=text_spec()), prompts)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_number_of_coordinates_may_be_numpys(vae):
 
 def test_prompts_need_a_specification(vae):
     with pytest.raises(LimnerError, match="VAE is not a specification; give"):
-        prompted(vae, "a dog")
+        text_condition(vae, "a dog")
 
 
 def test_only_models_of_limner_are_saved(tmp_path: Path):

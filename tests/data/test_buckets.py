@@ -225,7 +225,7 @@ def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: P
     recipe = Recipe.of("flow-matching", f"folder:{folder}", [*options, "train.steps=15"])
     whole, part = tmp_path / "whole", tmp_path / "part"
     train(recipe, whole)
-    train(recipe.updated(["train.steps=10"]), part)
+    train(recipe.with_values(["train.steps=10"]), part)
     resume(part, ["train.steps=15"])
     a, b = (load_tensors(run / "model.safetensors") for run in (whole, part))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -12,12 +12,12 @@ from PIL import Image, ImageCms
 from limner.data import decode
 from limner.data.decode import (
     UndecodableError,
-    fitted,
-    flattened,
+    flatten,
     header,
-    reading,
+    read_with,
+    resize_to_fit,
     to_pixels,
-    whole,
+    upright_frame,
 )
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -33,12 +33,12 @@ def file_opener(
 
 
 def flat(image: Image.Image, form: str = "PNG", **options: object) -> Image.Image:
-    return reading(file_opener(image, form, **options), flattened)
+    return read_with(file_opener(image, form, **options), flatten)
 
 
 def reason(data: bytes) -> str:
     with pytest.raises(UndecodableError) as error:
-        reading(lambda: io.BytesIO(data), flattened)
+        read_with(lambda: io.BytesIO(data), flatten)
     return str(error.value)
 
 
@@ -64,12 +64,12 @@ def test_a_profile_applies_to_palettes_and_to_transparent_colours(mode: str, tra
     picture = picture.quantize(4) if mode == "P" else picture
     clear = {"transparency": picture.getpixel((3, 0))} if transparent else {}
     file = file_opener(picture, icc_profile=profile_with_red_for_blue(), **clear)
-    assert reading(file, lambda image: image.mode) == mode
+    assert read_with(file, lambda image: image.mode) == mode
     size = {"channels": 3, "height": 2, "width": 4}
-    pixels = reading(file, lambda image: to_pixels(image, **size, fit="crop"))
+    pixels = read_with(file, lambda image: to_pixels(image, **size, fit="crop"))
     assert int((pixels[:, 1, 0] - torch.tensor([0, 0, 255])).abs().max()) <= 2
     assert (pixels[:, 0, 3].tolist() == [255, 255, 255]) == transparent
-    assert reading(file, whole).shape[0] == (4 if transparent else 3)
+    assert read_with(file, upright_frame).shape[0] == (4 if transparent else 3)
 
 
 @pytest.mark.parametrize("turned", [1, 6])
@@ -83,9 +83,9 @@ def test_a_profile_is_applied(turned):
         (SRGB, RED),
         (b"broken", RED),
     ):
-        full = reading(file_opener(picture, icc_profile=profile, exif=exif), whole)
+        full = read_with(file_opener(picture, icc_profile=profile, exif=exif), upright_frame)
         assert full.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
-        cropped = reading(
+        cropped = read_with(
             file_opener(picture, icc_profile=profile, exif=exif),
             lambda image: to_pixels(image, channels=3, height=2, width=2, fit="crop"),
         )
@@ -98,7 +98,7 @@ def test_a_png_is_decoded_exactly():
     pixels = random_rgb()
     shape = {"channels": 3, "height": 9, "width": 7}
     for fit in ("crop", "pad", "stretch"):
-        result = reading(
+        result = read_with(
             file_opener(Image.fromarray(pixels)), lambda i, fit=fit: to_pixels(i, **shape, fit=fit)
         )
         assert torch.equal(result, torch.from_numpy(pixels).permute(2, 0, 1))
@@ -143,7 +143,9 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
         assert np.array_equal(np.asarray(flat(Image.fromarray(values), form)), RAMP)
     transparent = flat(Image.fromarray(values), transparency=257)
     assert np.array_equal(np.asarray(transparent), np.where(RAMP == 1, 255, RAMP))
-    *colours, alpha = reading(file_opener(Image.fromarray(values), transparency=257), whole)
+    *colours, alpha = read_with(
+        file_opener(Image.fromarray(values), transparency=257), upright_frame
+    )
     assert np.array_equal(alpha, np.where(RAMP == 1, 0, 255))
     assert all(np.array_equal(channel, RAMP) for channel in colours)
     assert "16 bits" in reason(
@@ -172,8 +174,8 @@ def test_exif_rotation_is_undone(orientation):
     }[orientation]  # fmt: skip
     upright = image.transpose(Image.Transpose[undo]) if undo else image
     opener = file_opener(image, exif=exif)
-    assert np.array_equal(np.asarray(reading(opener, flattened)), np.asarray(upright))
-    head = reading(opener, header)
+    assert np.array_equal(np.asarray(read_with(opener, flatten)), np.asarray(upright))
+    head = read_with(opener, header)
     assert (head.width, head.height) == upright.size
     assert head.rotated == (orientation != 1)
 
@@ -181,8 +183,8 @@ def test_exif_rotation_is_undone(orientation):
 def test_damaged_metadata_do_not_make_a_picture_invalid():
     pixels = random_rgb()
     opener = file_opener(Image.fromarray(pixels), exif=b"Exif\0\0II*\0\xff\xff\xff\xff damaged")
-    assert np.array_equal(np.asarray(reading(opener, flattened)), pixels)
-    assert not reading(opener, header).rotated
+    assert np.array_equal(np.asarray(read_with(opener, flatten)), pixels)
+    assert not read_with(opener, header).rotated
 
 
 def test_the_first_frame_of_an_animation():
@@ -191,8 +193,8 @@ def test_the_first_frame_of_an_animation():
         opener = file_opener(
             frames[0], form, save_all=True, append_images=frames[1:], lossless=True
         )
-        assert reading(opener, header).animated
-        assert reading(opener, flattened).getpixel((0, 0)) == RED
+        assert read_with(opener, header).animated
+        assert read_with(opener, flatten).getpixel((0, 0)) == RED
 
 
 def test_broken_files_have_reasons():
@@ -221,15 +223,17 @@ def test_pixels_are_counted_before_they_are_decoded(monkeypatch):
 def test_crop_pad_and_stretch():
     image = Image.new("RGB", (40, 20), "black")
     image.paste("red", (0, 0, 5, 20))
-    cropped = fitted(image, 10, 10, "crop")
+    cropped = resize_to_fit(image, 10, 10, "crop")
     assert np.asarray(cropped).max() == 0  # the red margin is gone
-    padded = np.asarray(fitted(image, 10, 10, "pad"))
+    padded = np.asarray(resize_to_fit(image, 10, 10, "pad"))
     assert (padded[0] == 255).all()
     assert (padded[-1] == 255).all()
-    assert fitted(image, 10, 12, "stretch").size == (12, 10)
+    assert resize_to_fit(image, 10, 12, "stretch").size == (12, 10)
 
 
 def test_resizing_is_antialiased():
     board = np.indices((64, 64)).sum(0) % 2 * 255
-    small = np.asarray(fitted(Image.fromarray(board.astype(np.uint8)), 8, 8, "crop")).astype(float)
+    small = np.asarray(resize_to_fit(Image.fromarray(board.astype(np.uint8)), 8, 8, "crop")).astype(
+        float
+    )
     assert abs(small - 127.5).max() < 4

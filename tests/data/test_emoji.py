@@ -11,19 +11,19 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.data import Stream, emoji, open_data
 from limner.data.emoji import Emoji
-from limner.data.pictures import Pictures, stop
+from limner.data.pictures import Pictures, raise_error
 
 HELD_OUT = ("held-out-concept", "held-out-pair")
 
 
 def listing(**options):
-    return Emoji(**options).listing(stop)
+    return Emoji(**options).listing(raise_error)
 
 
 def undecoded(**options) -> Pictures:
     """Return the data set without its pixels, which most of these tests do not need."""
     source = Emoji(**options)
-    contents = source.listing(stop)
+    contents = source.listing(raise_error)
     return Pictures(source, "emoji", contents, contents.entries, (3, 128, 128), None, "", [])
 
 
@@ -101,7 +101,7 @@ def test_captions_are_labels_tags_or_both():
 def test_concepts_are_drawn_evenly_and_people_less():
     data = undecoded(people=0.25)
     archive = emoji.zip_files(files("limner.data") / "assets" / "emoji.zip")
-    rows = [json.loads(line) for line in archive.text("metadata.jsonl", stop).splitlines()]
+    rows = [json.loads(line) for line in archive.text("metadata.jsonl", raise_error).splitlines()]
     concept_of = {row["file_name"]: row["concept"] for row in rows}
     concepts = [concept_of[entry.name] for entry in data.entries]
     people = {concept_of[e.name] for e in data.entries if e.label == "people & body"}
@@ -119,7 +119,7 @@ def test_concepts_are_drawn_evenly_and_people_less():
 def test_decoded_pictures_are_cached_and_each_data_set_has_its_own_hints(monkeypatch):
     options = {"size": 8, "split": "held-out-pair", "style": "flat"}
     first = open_data("emoji", **options)
-    monkeypatch.setattr(emoji, "gather", None)
+    monkeypatch.setattr(emoji, "decode_pictures", None)
     hinted = open_data("emoji", **options, hint=None)
     hinted.compute_hints("edges")
     second = open_data("emoji", **options)

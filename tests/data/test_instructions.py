@@ -12,10 +12,10 @@ from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.captions import article
-from limner.data.composition import held_out, is_test_composition
+from limner.data.composition import is_held_out, is_test_composition
 from limner.data.grounds import GROUNDS
 from limner.data.instructions import InstructedScenes, Redrawing
-from limner.data.scenes import drawn_pixels, pixel_box
+from limner.data.scenes import draw_pixels, pixel_box
 
 N, SIDE = 300, 32
 
@@ -48,7 +48,7 @@ def test_in_one_style_only_some_kinds_of_instructions_are_possible(style: str):
 def test_both_pictures_differ_where_the_instruction_says_and_nowhere_else(data):
     for i in range(N):
         edit = data.instruction(i)
-        before, after = (drawn_pixels(scene, data.spec) for scene in (edit.before, edit.after))
+        before, after = (draw_pixels(scene, data.spec) for scene in (edit.before, edit.after))
         difference = (before != after).any(0)
         assert difference.any(), edit.words
         if edit.kind in ("ground", "style"):
@@ -107,7 +107,7 @@ def test_objects_are_added_where_the_words_say(data):
 
 def test_no_target_in_training_is_held_out(data):
     for target in (data.instruction(i).after for i in range(N)):
-        assert not held_out(target) and not is_test_composition(target), target
+        assert not is_held_out(target) and not is_test_composition(target), target
 
 
 def test_a_batch_has_the_scene_after_the_words_and_the_scene_before(data):
@@ -117,8 +117,8 @@ def test_a_batch_has_the_scene_after_the_words_and_the_scene_before(data):
     words = data.captions(numbers, Noise.sampling(0, 8))
     for i in range(8):
         edit = data.instruction(i)
-        assert torch.equal(x[i], from_uint8(drawn_pixels(edit.after, data.spec)[None])[0])
-        assert torch.equal(hints[i], from_uint8(drawn_pixels(edit.before, data.spec)[None])[0])
+        assert torch.equal(x[i], from_uint8(draw_pixels(edit.after, data.spec)[None])[0])
+        assert torch.equal(hints[i], from_uint8(draw_pixels(edit.before, data.spec)[None])[0])
         assert words[i] == edit.words
     other = open_data("instructions", size=SIDE, vocabulary=60)
     assert other.digest == data.digest

@@ -6,11 +6,11 @@ import pytest
 from limner.data.recolouring import (
     COLOURS,
     Colour,
+    dominant_colour,
     from_oklab,
-    nearest,
-    recoloured,
+    nearest_name,
+    recolour,
     rgb,
-    ruling,
     to_oklab,
 )
 
@@ -32,7 +32,7 @@ def lch(pixel: np.ndarray) -> tuple[float, float, float]:
 
 def changed(pixel: Colour, was: Colour, colour: Colour) -> tuple[float, float, float]:
     """Return lightness, chroma and hue of a pixel of a picture that is recoloured."""
-    return lch(recoloured(picture((1, pixel)), was, colour)[0, 0])
+    return lch(recolour(picture((1, pixel)), was, colour)[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,15 @@ def test_every_pixel_returns_from_oklab():
 
 def test_a_name_applies_only_near_its_colour():
     red = COLOURS["red"]
-    assert nearest(red._replace(lightness=red.lightness + 0.15)) == "red"
-    assert nearest(red._replace(lightness=red.lightness + 0.19)) is None
-    assert nearest(Colour(0.62, 0.07, 180)) == "gray"
-    assert nearest(Colour(0.62, 0.105, 180)) is None
+    assert nearest_name(red._replace(lightness=red.lightness + 0.15)) == "red"
+    assert nearest_name(red._replace(lightness=red.lightness + 0.19)) is None
+    assert nearest_name(Colour(0.62, 0.07, 180)) == "gray"
+    assert nearest_name(Colour(0.62, 0.105, 180)) is None
 
 
 @pytest.mark.parametrize("hue", range(0, 360, 15))
 def test_the_dominant_colour_of_one_colour_is_that_colour(hue: int):
-    colour = ruling(picture((10, Colour(0.7, 0.1, hue))))
+    colour = dominant_colour(picture((10, Colour(0.7, 0.1, hue))))
     assert colour is not None
     assert (colour.hue - hue + 180) % 360 - 180 == pytest.approx(0, abs=1)
     assert colour[:2] == pytest.approx((0.7, 0.1), abs=0.004)
@@ -91,7 +91,7 @@ WEAK, FAINT = Colour(0.7, 0.08, 27), Colour(0.8, 0.045, 27)
     ],
 )
 def test_a_hue_is_dominant_if_it_is_vivid_and_large(parts, hue):
-    colour = ruling(picture(*parts))
+    colour = dominant_colour(picture(*parts))
     assert (colour and round(colour.hue)) == (hue and pytest.approx(hue, abs=1))
 
 
@@ -106,14 +106,14 @@ def test_a_hue_is_dominant_if_it_is_vivid_and_large(parts, hue):
     ],
 )
 def test_grey_is_dominant_if_it_is_light_and_even(parts, light):
-    colour = ruling(picture(*parts))
+    colour = dominant_colour(picture(*parts))
     assert colour == (light and (pytest.approx(light, abs=0.005), 0, 0))
 
 
 def test_transparent_pixels_have_no_part_in_the_dominant_colour():
     clear = picture((10, COLOURS["green"]), alpha=0)
-    colour = ruling(np.concatenate([picture((10, RED)), clear]))
-    assert colour is not None and nearest(colour) == "red"
+    colour = dominant_colour(np.concatenate([picture((10, RED)), clear]))
+    assert colour is not None and nearest_name(colour) == "red"
 
 
 @pytest.mark.parametrize(

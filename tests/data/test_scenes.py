@@ -26,12 +26,12 @@ from limner.data.composition import (
     Composer,
     Scene,
     Thing,
-    held_out,
+    is_held_out,
     is_test_composition,
 )
 from limner.data.grounds import GROUNDS, PLAIN
-from limner.data.pictures import stop
-from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
+from limner.data.pictures import raise_error
+from limner.data.recolouring import COLOURS, dominant_colour, nearest_name, recolour, rgb, to_oklab
 from limner.data.scenes import Scenes, draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, aspect, objects, sprite, vocabulary
 
@@ -180,20 +180,20 @@ def test_training_contains_no_held_out_scenes_and_the_splits_are_disjoint():
     assert [open_data("scenes", split=split).training for split in (*parts, "all")] == [
         True, False, False, True,
     ]  # fmt: skip
-    assert not any(held_out(scene) or is_test_composition(scene) for scene in parts["train"])
-    assert all(not held_out(scene) and is_test_composition(scene) for scene in parts["test"])
-    assert all(held_out(scene) for scene in parts["held-out"])
+    assert not any(is_held_out(scene) or is_test_composition(scene) for scene in parts["train"])
+    assert all(not is_held_out(scene) and is_test_composition(scene) for scene in parts["test"])
+    assert all(is_held_out(scene) for scene in parts["held-out"])
     train, test = ({s.composition for s in parts[split]} for split in ("train", "test"))
     assert not train & test
     all_scenes = scenes_of(open_data("scenes", size=32, split="all", skills="attribution"))
-    share = sum(map(held_out, all_scenes)) / len(all_scenes)
+    share = sum(map(is_held_out, all_scenes)) / len(all_scenes)
     assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
 
 
 def test_one_counted_object_in_ten_is_held_out():
     data = open_data("scenes", size=64, split="all", skills="counting")
     natural = [scene for scene in scenes_of(data, range(1000)) if scene.things[0].natural]
-    held = {(scene.things[0].name, held_out(scene)) for scene in natural}
+    held = {(scene.things[0].name, is_held_out(scene)) for scene in natural}
     assert len(held) == len({name for name, _ in held}) > 300
     assert sum(is_held for _, is_held in held) / len(held) == pytest.approx(0.1, abs=0.04)
 
@@ -355,14 +355,14 @@ def test_single_emoji_are_mixed_in_with_their_share():
     assert batch.x.shape == (32, 3, 16, 16) and batch.c.text.any(1).all()
     singles = torch.tensor([i for i in range(400) if is_single[i]])
     assert len({*data.captions(singles, Noise.sampling(0, len(singles)))}) > 100
-    listing = Scenes(size=16, count=9, skills="two", emoji=0.5).listing(stop)
+    listing = Scenes(size=16, count=9, skills="two", emoji=0.5).listing(raise_error)
     assert listing.labels == ("two", "emoji")
     assert {entry.label for entry in listing.entries} == {"two", "emoji"}
 
 
 def test_the_files_of_a_listing_are_the_pictures_with_their_skills_and_captions():
     options = {"size": 16, "style": "line"}
-    listing = Scenes(**options, count=1200).listing(stop)
+    listing = Scenes(**options, count=1200).listing(raise_error)
     data = open_data("scenes", **options)
     assert len(listing.entries) == 1000
     assert listing.labels == ("single", "two", "counting", "position", "several")
@@ -372,31 +372,33 @@ def test_the_files_of_a_listing_are_the_pictures_with_their_skills_and_captions(
         assert entry.captions == (scene.caption,)
         picture = torch.from_numpy(np.array(Image.open(entry.open()))).permute(2, 0, 1)
         assert torch.equal(picture, data.pixels(torch.tensor([i]))[0])
-    assert len(Scenes(size=16, count=7).listing(stop).entries) == 7
+    assert len(Scenes(size=16, count=7).listing(raise_error).entries) == 7
 
 
 def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
     def lab(colour):
         return to_oklab(np.array(rgb(colour), dtype=np.uint8))
 
-    assert {name: nearest(colour) for name, colour in COLOURS.items()} == {n: n for n in COLOURS}
+    assert {name: nearest_name(colour) for name, colour in COLOURS.items()} == {
+        n: n for n in COLOURS
+    }
     picture = np.zeros((8, 8, 4), dtype=np.uint8)
     picture[..., 3] = 255
     picture[:5, :, :3] = rgb(COLOURS["red"])
     picture[5:, :, :3] = 20
-    hue = ruling(picture)
-    assert nearest(hue) == "red"
-    blue = recoloured(picture, hue, COLOURS["blue"])
+    hue = dominant_colour(picture)
+    assert nearest_name(hue) == "red"
+    blue = recolour(picture, hue, COLOURS["blue"])
     assert np.abs(lab(COLOURS["blue"]) - to_oklab(blue[0, 0, :3])).max() < 0.03
     assert (blue[5:] == picture[5:]).all() and (blue[..., 3] == 255).all()
     picture[:3, :, :3] = rgb(COLOURS["green"])
-    assert ruling(picture) is None
+    assert dominant_colour(picture) is None
 
 
 def test_a_recoloured_sprite_has_the_requested_colour():
     for name in ("red", "blue", "green"):
         pixels = np.asarray(sprite("apple", "3d", name, 64, 64))
-        assert nearest(ruling(pixels)) == name
+        assert nearest_name(dominant_colour(pixels)) == name
 
 
 @pytest.mark.parametrize(
@@ -438,7 +440,7 @@ def test_only_an_object_with_a_dominant_colour_has_other_colours():
     for thing in objects():
         for style, colour in thing.ruling.items():
             assert thing.colours(style) == (tuple(COLOURS) if colour else ())
-            assert thing.natural[style] == (nearest(colour) if colour else None)
+            assert thing.natural[style] == (nearest_name(colour) if colour else None)
 
 
 def test_a_small_sprite_is_the_mean_of_what_is_visible():

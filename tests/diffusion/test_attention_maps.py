@@ -10,13 +10,13 @@ from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.registry import build
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.diffusion.attention_maps import looking
 from limner.diffusion.flow_matching import FlowMatching
 from limner.nn.attention import Attention
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(6))
-LARGE = SPEC.resized(16, 16)
+LARGE = SPEC.with_size(16, 16)
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
@@ -43,7 +43,7 @@ def model() -> FlowMatching:
 def prompted_pictures() -> tuple[torch.Tensor, Condition]:
     """Return three pictures and their prompts."""
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return x, prompted(SPEC, ["a red apple", "a cat", "a dog"])
+    return x, text_condition(SPEC, ["a red apple", "a cat", "a dog"])
 
 
 def test_a_model_with_a_learned_schedule_in_float64_has_float32_maps(
@@ -173,6 +173,6 @@ def test_missing_prompts_wrong_shapes_and_models_without_words_raise(model, prom
     blind = FlowMatching(SPEC, channels=(8, 8), attention=0)
     with pytest.raises(LimnerError, match=r"no cross-attention to words"):
         blind.attention_maps(x, c)
-    vae = build("vae", SPEC.resized(8, 8))
+    vae = build("vae", SPEC.with_size(8, 8))
     with pytest.raises(LimnerError, match=r"have no attention maps"):
         build("cascade", LARGE, base=vae, options={"channels": (4,)}).attention_maps(x, c)

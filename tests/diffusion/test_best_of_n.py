@@ -19,7 +19,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
 from limner.contract.rewording import Rewording, align_prompts
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.sampling import Edit, Plan, Repaints
 from limner.maths.samplers.euler import Euler
@@ -99,7 +99,7 @@ def model_without_prompts() -> IgnoresPrompts:
 
 
 def as_condition(*prompts: str) -> Condition:
-    return prompted(SPEC, list(prompts))
+    return text_condition(SPEC, list(prompts))
 
 
 def test_it_has_the_abilities_of_its_base():

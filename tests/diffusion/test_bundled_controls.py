@@ -5,7 +5,7 @@ import torch
 
 from limner.contract.bundled import load
 from limner.contract.image import Condition
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.diffusion.controlnet import ControlNet
 from limner.evaluate.metrics.adherence import foreground_mask
 
@@ -27,7 +27,7 @@ def hint(name: str, left: int) -> torch.Tensor:
 def test_an_object_is_painted_where_the_hint_is(name: str):
     model = load(name)
     assert isinstance(model, ControlNet)
-    text = prompted(model.spec, ["a red apple on a white background"] * 2).text
+    text = text_condition(model.spec, ["a red apple on a white background"] * 2).text
     hints = torch.cat([hint(name, 8), hint(name, 72)])
     masks = foreground_mask(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
     for picture, (first, last) in zip(masks, ((0, 64), (64, SIDE))):

@@ -20,7 +20,7 @@ from limner.diffusion.cascade import Cascade
 from limner.diffusion.flow_matching import FlowMatching
 from limner.training.loop import Loop, TrainOptions
 
-LOW = SPEC.resized(4, 4)
+LOW = SPEC.with_size(4, 4)
 
 
 def base() -> FlowMatching:
@@ -204,9 +204,9 @@ def test_a_cascade_requires_the_conditions_of_its_base():
         (replace(LOW, labels=("red", "green")), "other labels"),
         (replace(LOW, text=TextSpec(5, 10, "words", "")), "other text"),
         (replace(LOW, hint=LOW), "without conditioning images"),
-        (LOW.resized(6, 6), "6 x 6 to 8 x 8"),
-        (LOW.resized(8, 8), "at least 2"),
-        (LOW.resized(4, 2), "whole number"),
+        (LOW.with_size(6, 6), "6 x 6 to 8 x 8"),
+        (LOW.with_size(8, 8), "at least 2"),
+        (LOW.with_size(4, 2), "whole number"),
     ],
 )
 def test_a_base_that_does_not_fit_is_refused(spec, message, monkeypatch):

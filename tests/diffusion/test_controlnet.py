@@ -489,7 +489,7 @@ def test_the_hint_encoder_equals_that_of_diffusers():
 def test_a_control_is_saved_with_a_base_from_the_recipe(tmp_path):
     base_model = base("flow-matching")
     save_model(base_model, tmp_path / "base")
-    recipe = Recipe({"name": "controlnet"}, {"source": "mnist"}).updated(
+    recipe = Recipe({"name": "controlnet"}, {"source": "mnist"}).with_values(
         [f"train.init.base={tmp_path / 'base'}"]
     )
     model = recipe.build(replace(SPECS["labels"], hint=HINT))
@@ -519,7 +519,9 @@ def test_a_remark_reports_the_sudden_rise_of_adherence(metric):
 
 
 def test_a_base_may_be_the_name_of_a_bundled_model():
-    recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).updated(["train.init.base=emoji"])
+    recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).with_values(
+        ["train.init.base=emoji"]
+    )
     with pytest.raises(LimnerError, match="cascade models have no U-Net to control"):
         recipe.build(replace(SPECS["text"], hint=HINT))
 
@@ -534,7 +536,7 @@ def test_a_control_works_with_another_base_of_the_same_shape():
     wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
     with pytest.raises(LimnerError, match="trained with a network of other channels"):
         model.join([], wide)  # pyright: ignore
-    large = build("flow-matching", SPECS["labels"].resized(16, 16), channels=(8, 16))
+    large = build("flow-matching", SPECS["labels"].with_size(16, 16), channels=(8, 16))
     with pytest.raises(LimnerError, match="works at 8 x 8, and the base paints 16 x 16 pictures"):
         model.join([], large)  # pyright: ignore
     other_size = ControlNet(replace(large.spec, hint=HINT), large)
@@ -565,7 +567,7 @@ def test_a_latent_control_works_only_in_the_same_latent_space():
         (lambda: ControlNet(SPECS["labels"], base("edm")), "give data.hint=edges"),
         (
             lambda: ControlNet(
-                replace(SPECS["labels"].resized(16, 16), hint=HINT), base("latent-diffusion")
+                replace(SPECS["labels"].with_size(16, 16), hint=HINT), base("latent-diffusion")
             ),
             "in the latent space of an autoencoder, and a control works at that size only; give",
         ),

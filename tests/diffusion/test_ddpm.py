@@ -280,7 +280,7 @@ def test_the_bound_trains_only_the_variance():
     torch.testing.assert_close(gradient[:, :1], simple_gradient[:, :1])
     assert float(gradient[:, 1:].abs().min()) > 0
     e = model.example(batch, Noise.keyed(0, 0, torch.arange(4)))
-    x_hat = model.denoised(out[:, :1], e.x_t, e.t).clamp(-1, 1)
+    x_hat = model.combine(out[:, :1], e.x_t, e.t).clamp(-1, 1)
     nats = 10 * model._terms(x, x_hat, (out[:, 1:] + 1) / 2, e.t).mean()  # of all 10 steps
     assert turn.logs["bits_per_dim"].item() == pytest.approx(nats.item() / 16 / math.log(2))
     total = turn.logs["simple"] + 7.0 * turn.logs["bits_per_dim"]

@@ -46,7 +46,7 @@ def test_min_snr_limits_the_weight_for_every_prediction(prediction: Prediction):
     batch = batch._replace(x=batch.x.double())
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(16)))
     e = model.example(batch, Noise.keyed(0, 0, range(16)))
-    x_hat = model.denoised(model.output(e.x_t, e.t, e.c), e.x_t, e.t)
+    x_hat = model.combine(model.output(e.x_t, e.t, e.c), e.x_t, e.t)
     alpha, sigma = model.schedule(e.t)
     weight = (alpha / sigma).square().clamp(max=5).view(-1, 1, 1, 1)
     assert 0 < int((weight == 5).sum()) < 16

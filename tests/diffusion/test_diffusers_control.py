@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pipelines import SCHEDULERS, opened
 
-from limner import prompted
+from limner import text_condition
 from limner.__main__ import main
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
@@ -78,7 +78,7 @@ def test_several_controlnets_add_up_each_with_its_hint_and_strength(home: Path):
     sd, controls = opened(home / "sd"), [opened(home / name) for name in ("edges", "colours")]
     both = sd.join(controls)
     edges, colours = torch.rand(1, 1, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1
-    text = prompted(both.spec, ["a dog"]).text
+    text = text_condition(both.spec, ["a dog"]).text
     c = Condition(text=text, image=torch.cat([edges, colours], dim=1))
     options: dict[str, Any] = {"seed": 4, "steps": 3, "scale": 3.0}
     one = sd.join(controls[:1]).sample(1, Condition(text=text, image=edges), **options)

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines import SCHEDULERS, opened
 from torch import Tensor
 
-from limner import prompted
+from limner import text_condition
 from limner.__main__ import main
 from limner.commands.request import Request
 from limner.commands.sheets.edit import edit_sheet
@@ -71,7 +71,8 @@ def test_it_equals_the_pipeline_with_the_same_noise(sd, scheduler, monkeypatch):
     z = Noise.sampling(7, 2).normal(4, 8, 8)
     output = model.pipeline(["a red dog", ""], latents=z, output_type="np", **options)
     c = replace(
-        prompted(model.spec, ["a red dog", ""]), avoid=prompted(model.spec, ["a cat"] * 2).text
+        text_condition(model.spec, ["a red dog", ""]),
+        avoid=text_condition(model.spec, ["a cat"] * 2).text,
     )
     x = model.sample(2, c, seed=7, steps=5, scale=3.0)
     torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
@@ -92,7 +93,7 @@ def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
     output = model.pipeline(
         ["a dog"], image=(hint + 1) / 2, latents=z, **settings, **control_settings
     )
-    c = replace(prompted(model.spec, ["a dog"]), image=hint)
+    c = replace(text_condition(model.spec, ["a dog"]), image=hint)
     options: dict[str, Any] = {"seed": 7, "steps": 4, "scale": 3.0}
     x = model.sample(1, c, control_strength=0.7, control_interval=(0.0, 0.5), **options)
     torch.testing.assert_close(x, as_pictures(output.images), rtol=0, atol=1e-5)
@@ -101,7 +102,7 @@ def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
     torch.testing.assert_close(bare, plain, rtol=0, atol=1e-5)
     assert (x - bare).abs().max() > 1e-3
     with pytest.raises(LimnerError, match="paints from a conditioning image; give sample --hint"):
-        model.sample(1, prompted(model.spec, ["a dog"]), **options)
+        model.sample(1, text_condition(model.spec, ["a dog"]), **options)
     with pytest.raises(LimnerError, match="this pipeline has no ControlNet"):
         opened(home / "sd").sample(1, control_strength=0.5, steps=2)
 
@@ -127,7 +128,7 @@ def test_pictures_do_not_depend_on_the_batch_or_the_global_generator(which, home
     c = Condition()
     if which == "sd":
         scheduled(model, "noisy", monkeypatch)
-        c = prompted(model.spec, list("abcde"))
+        c = text_condition(model.spec, list("abcde"))
     elif which == "dit":
         c = Condition(label=torch.tensor([3, 500, -1, 999, 0]))
     before = torch.get_rng_state()
@@ -238,7 +239,7 @@ def test_watch_uses_autocast_and_raises_errors(sd):
 
 def test_editing_equals_the_image_to_image_pipeline(sd):
     """With a strength, limner's noise, and a frame for each step."""
-    x, c = torch.rand(2, 3, 16, 16) * 2 - 1, prompted(sd.spec, ["a dog", "a cat"])
+    x, c = torch.rand(2, 3, 16, 16) * 2 - 1, text_condition(sd.spec, ["a dog", "a cat"])
     settings = {
         "strength": 0.5,
         "num_inference_steps": 6,
@@ -298,7 +299,7 @@ def test_height_and_width_are_options(sd):
 
 def test_the_pipeline_gets_the_prompt_as_written(sd):
     for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
-        c = prompted(sd.spec, [prompt, ""], lambda line: None)
+        c = text_condition(sd.spec, [prompt, ""], lambda line: None)
         assert sd._prompt_texts(c.text) == [
             prompt.replace("🐕", "dog").encode("utf-8", "replace").decode()[:1000],
             "",

@@ -14,7 +14,7 @@ from pipelines import SCHEDULERS, opened
 from torch import Tensor
 from typer.testing import CliRunner
 
-from limner import prompted
+from limner import text_condition
 from limner.commands.app import app
 from limner.commands.request import Request
 from limner.commands.sheets.reword import rewording
@@ -63,7 +63,7 @@ def test_without_sharing_both_pictures_are_samples_of_their_prompts(
     prompts = "a red dog", "two blue cats"
     kinds = {type(processor) for processor in model.pipeline.unet.attn_processors.values()}
     pair = reword_pair(model, *prompts, scale=scale, cross=0, own=0, local=0)
-    samples = [model.sample(2, prompted(model.spec, p), seed=3, steps=5, scale=scale)
+    samples = [model.sample(2, text_condition(model.spec, p), seed=3, steps=5, scale=scale)
                for p in prompts]  # fmt: skip
     torch.testing.assert_close(pair, torch.cat(samples), rtol=0, atol=1e-4)
     same = reword_pair(model, prompts[0], prompts[0], scale=scale)

@@ -94,7 +94,7 @@ def test_a_churned_step_is_algorithm_2(low):
     end = x_ + (s - t_hat) * d
     d_ = (end - D.expected(end, time(s), NOTHING)) / s
     sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
-    step = one_step(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
+    step = one_step(sampler.for_steps(10), D, x, time(t), time(s), Fixed(2, z))
     torch.testing.assert_close(step.x, x_ + (s - t_hat) * (d + d_) / 2, rtol=0, atol=1e-12)
 
 

@@ -311,7 +311,7 @@ def test_larger_source_pictures_are_reduced_as_in_pillow():
         torch.rand(1, 1, 24, 24),
     )
     expected = Image.fromarray(image[0, 0].numpy()).resize((8, 8), Image.Resampling.BILINEAR)
-    fitted = model.fitted(image)[0, 0]
+    fitted = model.fit_input(image)[0, 0]
     torch.testing.assert_close(fitted, torch.from_numpy(np.array(expected)), atol=1e-5, rtol=0)
 
 

@@ -93,7 +93,7 @@ def test_each_latent_channel_has_mean_0_and_deviation_1():
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
     model.prepare(batches(8 * i, 8) for i in range(20))
     z = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
-    deviation, mean = torch.std_mean(model._normalised(z).detach(), dim=(0, 2, 3))
+    deviation, mean = torch.std_mean(model._normalise(z).detach(), dim=(0, 2, 3))
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=0.06, atol=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.06)
     for name in ("latent_mean", "latent_deviation"):

@@ -116,7 +116,7 @@ def test_guidance_in_training_is_applied_to_the_velocity():
     model.network = OfLabel()
     c, t = Condition(label=torch.tensor([0, 1, -1])), torch.full((3,), 0.5).double()
     v = torch.ones(3, *LABELLED.shape)
-    guided = model.guided(v, v, t, c).mean((1, 2, 3))
+    guided = model.guided_velocity(v, v, t, c).mean((1, 2, 3))
     assert guided.tolist() == [3 * 1 - 2 * 9, 3 * 1 - 2 * 9, 1.0]
 
 
@@ -194,7 +194,7 @@ def test_targets_have_no_dropout():
     results = []
     for training in (True, False):
         model.train(training)
-        results.append((model.derivative(z, z, r, t, c), model.guided(z, z, t, c)))
+        results.append((model.derivative(z, z, r, t, c), model.guided_velocity(z, z, t, c)))
         assert model.network.training == training
     assert all(map(torch.equal, *results))
 

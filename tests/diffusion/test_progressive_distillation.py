@@ -9,7 +9,7 @@ from torch import nn
 
 from limner.commands.request import Request
 from limner.commands.sheets.sample import paint_sheet
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -238,7 +238,7 @@ def test_a_low_rank_change_equals_changed_weights():
 
 def test_a_file_may_omit_weights_of_a_bundled_model(tmp_path):
     """The whole model is loaded, and the file is smaller."""
-    model = load(bundled()["lenet"])
+    model = load(bundled_models()["lenet"])
     key = next(iter(model.state_dict())).split(".")[0] + "."
     shared = {key: f"lenet:{key}"}
     save_model(model, tmp_path / "part.safetensors", shared=shared)
@@ -247,7 +247,7 @@ def test_a_file_may_omit_weights_of_a_bundled_model(tmp_path):
     assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
     part, full = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("part", "whole"))
     assert part < full
-    base_file, file = bundled()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
+    base_file, file = bundled_models()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
     assert weight_files(file) == [file, base_file]
     before = digest(file)
     assert before != sha256(file), "the digest must cover the whole model, not only its own file"

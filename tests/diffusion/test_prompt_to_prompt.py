@@ -12,7 +12,7 @@ from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.rewording import Rewording, align_tokens
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Estimate
 from limner.maths.samplers.ddim import DDIM
@@ -46,7 +46,7 @@ def models():
 
 
 def change(before: str, after: str, **options) -> tuple[Condition, Condition, Rewording]:
-    both = prompted(SPEC, [before, after])
+    both = text_condition(SPEC, [before, after])
     rows = [[int(token) for token in row if token] for row in both.text]
     length = both.text.shape[1]
     alignment = align_tokens(*rows, length)

@@ -50,7 +50,7 @@ def classifier() -> GenerativeModel:
 
 
 def cascade() -> GenerativeModel:
-    base = build("edm", SPEC.resized(4, 4), patch=1, **TINY)
+    base = build("edm", SPEC.with_size(4, 4), patch=1, **TINY)
     return _generator("cascade", base=base, options=TINY)
 
 
@@ -120,7 +120,7 @@ def test_a_mistake_in_a_sampler_gives_one_line(mistake: Any, message: str):
 def test_a_sampler_of_a_plan_is_spread_over_its_steps():
     model: Any = build("edm", SPEC, **TINY)
     plan, heun = model.plan(steps=4), SAMPLERS.make("heun", churn=1.0)
-    assert plan.with_sampler(heun).sampler == heun.spread(4) != heun
+    assert plan.with_sampler(heun).sampler == heun.for_steps(4) != heun
     assert plan.with_sampler(heun).sampler == model.plan(steps=4, sampler="heun", churn=1.0).sampler
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limner.commands.request import Request, open_model
-from limner.contract.bundled import bundled, find_model
+from limner.contract.bundled import bundled_models, find_model
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.errors import LimnerError
 from limner.data import open_data
@@ -22,7 +22,7 @@ LEAST = 0.55  # lowest accuracy of the emoji judge on new concepts
 
 
 def card(name: str) -> str:
-    return (bundled()[name] / "README.md").read_text(encoding="utf-8")
+    return (bundled_models()[name] / "README.md").read_text(encoding="utf-8")
 
 
 def accuracy_of(judge: Extractor, data: Dataset) -> float:
@@ -38,7 +38,7 @@ def accuracy_of(judge: Extractor, data: Dataset) -> float:
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_the_card_matches_the_file(name: str):
-    file: Path = bundled()[name] / MODEL_FILE
+    file: Path = bundled_models()[name] / MODEL_FILE
     assert file.stat().st_size <= LARGEST
     assert f"{file.stat().st_size:,} bytes" in card(name)
     assert f"{load(file).parameter_count():,} parameters" in card(name)
@@ -106,6 +106,6 @@ def test_the_scene_judge_finds_the_objects_of_real_scenes(
 
 
 def test_the_name_of_a_model_kind_finds_a_bundled_model():
-    assert find_model("cascade") == bundled()["emoji"]
+    assert find_model("cascade") == bundled_models()["emoji"]
     with pytest.raises(LimnerError, match=r"no sr3 .*; train one, as limner models sr3 shows"):
         find_model("sr3")

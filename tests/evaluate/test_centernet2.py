@@ -249,7 +249,7 @@ def test_pictures_without_objects_have_no_crops():
 
 
 def test_small_maps_are_halved_in_full_precision():
-    finder = detector(SPEC.resized(8, 8)).finder
+    finder = detector(SPEC.with_size(8, 8)).finder
     with torch.autocast("cpu", torch.bfloat16):
         for layer in (finder.down, finder.down_again):
             x = torch.ones(2, layer.in_channels, 1, 1, dtype=torch.bfloat16)

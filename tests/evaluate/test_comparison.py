@@ -38,8 +38,8 @@ from limner.evaluate.leaderboard import (
     duration,
     interval,
 )
-from limner.evaluate.page import write
-from limner.evaluate.report import DataUsed, Number, Report, Subject, append
+from limner.evaluate.page import write_page
+from limner.evaluate.report import DataUsed, Number, Report, Subject, append_report
 
 SIDE, INK, N = 8, 0.2, 40
 METRICS = ["likelihood", "memorisation"]
@@ -259,9 +259,9 @@ def test_the_stated_number_of_pictures_is_correct(folder: Path, tmp_path: Path):
         shutil.copy(folder / "data" / f"{i}.png", few)
     found = compare(few, f"folder:{folder / 'data'}", metrics="memorisation", data=data)
     assert found.n == 12 and "n is 12 unless stated otherwise" in found.text()
-    page, *_ = write(found, tmp_path)
+    page, *_ = write_page(found, tmp_path)
     assert ">12</b> pictures of each" in page.read_text("utf-8")
-    write(compared(number(1), number(2, n=50)), tmp_path)
+    write_page(compared(number(1), number(2, n=50)), tmp_path)
     assert "Up to <b>100</b> pictures of each" in page.read_text("utf-8")
 
 
@@ -365,7 +365,7 @@ def test_only_matching_reports_are_reused(
         replace(report, subject=replace(report.subject, named_models={"guide": "a hash"})),
     ):
         lines.write_bytes(b"")
-        append(other, lines.parent)
+        append_report(other, lines.parent)
         with pytest.raises(LimnerError, match="judged anew"):
             compare([folder / "right"], data, metrics=METRICS, n=N)
     lines.write_bytes(content)
@@ -390,7 +390,7 @@ def test_a_report_without_a_metric_is_not_reused_for_it(folder: Path, found: Com
     assert report
     numbers = [x for x in report.numbers if x.metric != "likelihood"]
     partial = replace(report, numbers=tuple(numbers), left_out={"likelihood": "it is slow"})
-    append(partial, folder / "right")
+    append_report(partial, folder / "right")
     lines = (folder / "right" / "report.jsonl").read_text().splitlines()
     (folder / "right" / "report.jsonl").write_text(lines[-1] + "\n")
     try:
@@ -441,7 +441,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_valid_and_self_contained(found: Comparison, tmp_path: Path):
-    page, document, table = write(found, tmp_path / "out")
+    page, document, table = write_page(found, tmp_path / "out")
     content = page.read_text(encoding="utf-8")
     parser = Page(content)
     assert parser.open == [] and len(set(parser.cells)) == 1, "a row has a missing cell"
@@ -475,7 +475,7 @@ def test_text_from_outside_is_escaped(folder: Path, tmp_path: Path):
     found = compare(
         [path], f"folder:{folder / 'data'}", metrics=["memorisation"], data={"levels": 2}
     )
-    (page, *_) = write(found, tmp_path / "out")
+    (page, *_) = write_page(found, tmp_path / "out")
     assert "<img src=x" not in page.read_text(encoding="utf-8")
 
 

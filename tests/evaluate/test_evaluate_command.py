@@ -13,7 +13,7 @@ from ray_processes import run_and_kill_a_worker
 from limner.__main__ import main
 from limner.contract.checkpoint import load
 from limner.evaluate.passes import FeatureObserver, Share
-from limner.evaluate.preparation import prepare
+from limner.evaluate.preparation import EvaluationOptions, prepare
 from limner.evaluate.report import DataUsed, Report, Subject, read_reports, report_folder
 from limner.evaluate.subject import Candidate, open_reference
 from limner.runtime.log import read_log
@@ -228,9 +228,8 @@ def test_ray_workers_give_the_same_numbers_even_if_one_is_killed(
 def test_shares_cover_all_blocks_exactly_once(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "shares"))
     monkeypatch.chdir(home)
-    options = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
-    options |= {"sampler": {}, "likelihood": {}, "data": {}, "training": None}
-    seen = prepare(torch.device("cpu"), "run", None, **options).seen
+    options = EvaluationOptions(n=150, extractor="lenet")
+    seen = prepare(torch.device("cpu"), "run", None, options).seen
     total = seen.count_waiting()
     parts = [Share(number, 4) for number in range(4)]
     assert sum(map(seen.count_waiting, parts)) == total

@@ -40,9 +40,9 @@ from limner.evaluate.metrics.mind import floor, mind
 from limner.evaluate.metrics.statistics import random_order
 from limner.evaluate.passes import Observer, Seen, Share
 from limner.evaluate.picture_sets import RealPictures
-from limner.evaluate.report import Number, Report, append, read_reports
+from limner.evaluate.report import Number, Report, append_report, read_reports
 from limner.evaluate.subject import Candidate, open_reference
-from limner.runtime.cache import cache_folder, keep, load_kept
+from limner.runtime.cache import cache_folder, keep_tensors, load_kept
 
 N = 200
 
@@ -632,10 +632,10 @@ def test_a_report_is_plain_data(tmp_path: Path):
     assert Report.from_json(json.loads((tmp_path / "report.json").read_text())) == report
     for text in (report.text(), report.markdown()):
         assert "eye" in text and "real is shades" in text and "left out: likelihood" in text
-    append(report, tmp_path, step=3)
+    append_report(report, tmp_path, step=3)
     with (tmp_path / "report.jsonl").open("a") as file:
         file.write('{"cut')
-    append(report, tmp_path)
+    append_report(report, tmp_path)
     first, second = read_reports(tmp_path)
     assert first["step"] == 3 and Report.from_json(second) == report
     with pytest.raises(LimnerError, match="newer limner"):
@@ -646,14 +646,14 @@ def test_a_report_is_plain_data(tmp_path: Path):
 
 def test_cached_files_are_complete_or_ignored(tmp_path: Path):
     file = tmp_path / "a" / "b.safetensors"
-    keep(file, {"x": torch.arange(3)})
+    keep_tensors(file, {"x": torch.arange(3)})
     tensors = load_kept(file)
     assert tensors is not None and tensors["x"].tolist() == [0, 1, 2]
     file.write_bytes(file.read_bytes()[:-1])
     assert load_kept(file) is None and load_kept(tmp_path / "none") is None
     (tmp_path / "file").write_text("")
     with pytest.raises(LimnerError, match="set LIMNER_CACHE to a folder"):
-        keep(tmp_path / "file" / "c", {"x": torch.zeros(1)})
+        keep_tensors(tmp_path / "file" / "c", {"x": torch.zeros(1)})
 
 
 def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch):

@@ -44,7 +44,7 @@ def emoji(tmp_path: Path) -> Path:
 def zoo(digits: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Make both judges available like bundled ones."""
     known = {"lenet": digits, "emoji-judge": emoji}
-    monkeypatch.setattr(choose, "bundled", lambda: known)
+    monkeypatch.setattr(choose, "bundled_models", lambda: known)
     return known
 
 
@@ -151,7 +151,7 @@ def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
     assert extractors[0].fingerprint == extractors[1].fingerprint != extractors[2].fingerprint
     half = open_extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
     assert half.fingerprint != extractors[0].fingerprint
-    small, large = (build("dual-encoder", EMOJI.resized(n, n), **DUAL) for n in (16, 32))
+    small, large = (build("dual-encoder", EMOJI.with_size(n, n), **DUAL) for n in (16, 32))
     large.load_state_dict(small.state_dict())
     assert isinstance(small, Judge) and isinstance(large, Judge)
     assert JudgeExtractor(small, "x").fingerprint != JudgeExtractor(large, "x").fingerprint
@@ -163,7 +163,7 @@ def test_fingerprints_depend_on_weights_and_dtype(digits: Path, emoji: Path):
         (DIGITS, "lenet"),
         (replace(DIGITS, labels=()), "lenet"),
         (EMOJI, "emoji-judge"),
-        (EMOJI.resized(64, 64), "emoji-judge"),
+        (EMOJI.with_size(64, 64), "emoji-judge"),
         (ImageSpec(1, 32, 32), "emoji-judge"),
     ],
 )
@@ -211,6 +211,6 @@ def test_unknown_or_unsuitable_extractors_are_refused(
     save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")
     with pytest.raises(LimnerError, match="cannot judge: its model is ddpm; train lenet or"):
         open_extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
-    monkeypatch.setattr(choose, "bundled", dict)
+    monkeypatch.setattr(choose, "bundled_models", dict)
     with pytest.raises(LimnerError, match="bundled judge 'lenet' is missing; reinstall limner"):
         open_extractor("lenet", DIGITS)

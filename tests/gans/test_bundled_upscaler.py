@@ -2,7 +2,7 @@
 
 import torch
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.upscaling import Upscales, resize
@@ -11,7 +11,7 @@ from limner.evaluate.metrics.pairs import psnr
 
 
 def test_the_card_matches_the_file():
-    file = bundled()["upscaler"] / MODEL_FILE
+    file = bundled_models()["upscaler"] / MODEL_FILE
     card = (file.parent / "README.md").read_text(encoding="utf-8")
     assert sha256(file) in card and f"{file.stat().st_size:,} bytes" in card
     recipe = read_header(file).recipe["train"]
@@ -20,7 +20,7 @@ def test_the_card_matches_the_file():
 
 
 def test_unseen_emoji_are_enlarged_better_than_with_the_bicubic_filter():
-    model = load(bundled()["upscaler"])
+    model = load(bundled_models()["upscaler"])
     assert isinstance(model, Upscales) and model.factor == 4
     data = open_data("emoji", split="held-out-concept", style="3d", size=128, label="none")
     true = data.pixels(torch.arange(12))

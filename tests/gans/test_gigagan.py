@@ -14,7 +14,7 @@ from torch import nn
 from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.gans.gigagan import GigaGAN
 from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words, l2_attention
 from limner.gans.losses import discriminate
@@ -22,7 +22,7 @@ from limner.gans.modulation import ModulatedConv, equalise
 from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     critic_loss,
-    matching,
+    matching_loss,
     mean_loss,
     other_rows,
     penalty,
@@ -67,7 +67,7 @@ def cached_model(spec: ImageSpec = SAID) -> GigaGAN:
 def drawn_batch(n: int, spec: ImageSpec = SAID) -> Batch:
     noise = Noise.keyed(3, 0, range(n))
     x = noise.uniform(*spec.shape) * 2 - 1
-    text = prompted(spec, WORDS[:n]).text if spec.text else None
+    text = text_condition(spec, WORDS[:n]).text if spec.text else None
     return Batch(x, Condition(noise.integers(2) if spec.labels else None, text))
 
 
@@ -338,7 +338,7 @@ def test_gamma_falls_with_the_number_of_pixels():
 
 
 def test_captions_are_exchanged_with_different_ones():
-    text = prompted(SAID, ["a cat", "a cat", "", "a dog"]).text
+    text = text_condition(SAID, ["a cat", "a cat", "", "a dog"]).text
     other, differs = other_rows(Condition(text=text))
     assert differs.tolist() == [False, False, True, True]
     assert torch.equal(other.text, text[[1, 2, 3, 0]])
@@ -352,8 +352,8 @@ def test_the_matching_loss_uses_only_exchanged_captions():
     differs = torch.tensor([True, False, True, False])
     maps = [score for scale in scores for score in scale]
     expected = torch.stack([F.softplus(score[[0, 2]]).mean() for score in maps]).mean()
-    torch.testing.assert_close(matching(scores, differs), expected)
-    assert matching(scores, torch.zeros(4, dtype=torch.bool)) == 0
+    torch.testing.assert_close(matching_loss(scores, differs), expected)
+    assert matching_loss(scores, torch.zeros(4, dtype=torch.bool)) == 0
 
 
 def test_the_matching_loss_separates_shuffled_captions():
@@ -407,7 +407,7 @@ def test_at_truncation_0_all_seeds_have_the_mean_style():
     for layer in model.synthesis.modules():
         if hasattr(layer, "noise_strength"):
             layer.noise_strength.data.zero_()
-    cat, dogs = (prompted(SAID, [text]) for text in WORDS[:2])
+    cat, dogs = (text_condition(SAID, [text]) for text in WORDS[:2])
     x = model.sample(3, cat, psi=0.0)
     torch.testing.assert_close(x, x[:1].expand_as(x))
     assert not torch.allclose(model.sample(1, dogs, psi=0.0), x[:1])
@@ -416,11 +416,11 @@ def test_at_truncation_0_all_seeds_have_the_mean_style():
 
 def test_mixing_with_itself_changes_nothing_and_layers_use_their_prompt():
     model = cached_model()
-    c = prompted(SAID, ["a cat"])
+    c = text_condition(SAID, ["a cat"])
     original = model.sample(2, c, seed=[0, 1])
     assert torch.equal(model.mix([0, 1], slice(0, 3), c, seed=[0, 1]), original)
     assert torch.equal(model.mix([7, 8], slice(0, 0), c, seed=[0, 1]), original)
-    dogs = prompted(SAID, ["two dogs"])
+    dogs = text_condition(SAID, ["two dogs"])
     assert torch.equal(model.mix([0, 1], slice(0, 0), c, of=dogs, seed=[0, 1]), original)
     full_mix = model.mix([0, 1], slice(0, None), c, of=dogs, seed=[0, 1])
     assert torch.equal(full_mix, model.sample(2, dogs, seed=[0, 1]))
@@ -433,7 +433,7 @@ def test_mixing_with_itself_changes_nothing_and_layers_use_their_prompt():
 
 def test_a_prompt_in_fine_layers_does_not_change_coarse_sizes():
     model = cached_model()
-    cat, dogs = (prompted(SAID, [text]).rows(torch.zeros(2).long()) for text in WORDS[:2])
+    cat, dogs = (text_condition(SAID, [text]).rows(torch.zeros(2).long()) for text in WORDS[:2])
     noise = Noise.sampling(0, 2)
     w = model.styles(cat, noise, 1.0, None)
     plain, mixed = (
@@ -446,7 +446,7 @@ def test_a_prompt_in_fine_layers_does_not_change_coarse_sizes():
 
 def test_a_path_between_prompts_starts_and_ends_at_them():
     model = cached_model()
-    cat, car = prompted(SAID, ["a cat"]), prompted(SAID, ["a red car"])
+    cat, car = text_condition(SAID, ["a cat"]), text_condition(SAID, ["a red car"])
     path = model.prompt_path(cat, car, 5, seed=3)
     torch.testing.assert_close(path[:1], model.sample(1, cat, seed=3), atol=1e-5, rtol=0)
     torch.testing.assert_close(path[-1:], model.sample(1, car, seed=3), atol=1e-5, rtol=0)
@@ -458,7 +458,7 @@ def test_a_path_between_prompts_starts_and_ends_at_them():
 
 def test_codes_are_styles_relative_to_the_prompts_mean():
     model = cached_model()
-    c = prompted(SAID, ["a cat", "a red car"])
+    c = text_condition(SAID, ["a cat", "a red car"])
     with torch.no_grad():
         z = 0.7 * numbers(2, 6).float()
         w = model.centre(c, 2) + z @ model.w_axes
@@ -469,7 +469,7 @@ def test_codes_are_styles_relative_to_the_prompts_mean():
 
 def test_a_picture_of_a_prompt_has_a_code(monkeypatch):
     monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 2)
-    model, c = cached_model(), prompted(SAID, ["a cat", "a red car"])
+    model, c = cached_model(), text_condition(SAID, ["a cat", "a red car"])
     x = model.sample(2, c, seed=1)
     code = model.encode(x, c)
     assert code.shape == (2, 6) and code.isfinite().all()
@@ -500,7 +500,7 @@ def judged(**options: object) -> GigaGAN:
 
 def test_the_judges_loss_is_the_cross_entropy_of_captions():
     model = judged()
-    text = prompted(SAID, WORDS[:3]).text
+    text = text_condition(SAID, WORDS[:3]).text
     x = drawn_batch(3).x
     judge = model.judge
     cosines = judge.cosines(judge.features(x), text)
@@ -511,7 +511,7 @@ def test_the_judges_loss_is_the_cross_entropy_of_captions():
 
 
 def test_the_judges_loss_ignores_pictures_without_caption():
-    model, text = judged(), prompted(SAID, WORDS[:4]).text
+    model, text = judged(), text_condition(SAID, WORDS[:4]).text
     text[2:] = 0
     x = drawn_batch(4).x.requires_grad_()
     loss = model.disagreement(x, text)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.gans.gigagan_upsampler import GigaGANUpsampler, distance, double
 from limner.gans.multi_scale_critic import picture_scales
 
@@ -41,7 +41,7 @@ def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
     noise = Noise.keyed(3, 0, range(n))
     x = noise.uniform(*spec.shape) * 2 - 1
     captions = ["a cat", "two dogs", "a red car", "a cup"][:n]
-    text = prompted(spec, captions).text if spec.text else None
+    text = text_condition(spec, captions).text if spec.text else None
     return Batch(x, Condition(text=text, image=F.avg_pool2d(x, 4)))
 
 
@@ -114,8 +114,8 @@ def test_more_noise_than_in_training_is_refused():
 def test_seed_and_caption_change_details():
     model = cached_model(SAID)
     c = Condition(image=drawn_batch(1).c.image)
-    cat = replace(c, text=prompted(SAID, ["a cat"]).text)
-    dogs = replace(c, text=prompted(SAID, ["two dogs"]).text)
+    cat = replace(c, text=text_condition(SAID, ["a cat"]).text)
+    dogs = replace(c, text=text_condition(SAID, ["two dogs"]).text)
     one, other = (model.sample(1, cat, seed=seed) for seed in (0, 1))
     assert not torch.equal(one, other)
     assert not torch.allclose(model.sample(1, dogs, seed=0), one)

@@ -135,7 +135,7 @@ def trajectory(
     """Return every x that a sampler visits, except the first one."""
     times = torch.as_tensor(times, dtype=torch.float64)
     noise = Noise.sampling(0, len(x)) if noise is None else noise
-    sampler, state, visited = sampler.spread(len(times) - 1), State(x, x), []
+    sampler, state, visited = sampler.for_steps(len(times) - 1), State(x, x), []
     for t, s in pairwise(times):
         state = sampler.step(Conditional(D, NOTHING), state, t, s, noise)
         visited.append(state.x)

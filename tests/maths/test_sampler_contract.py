@@ -9,7 +9,7 @@ from analytic import Fixed
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import json_schema, validated
+from limner.contract.options import json_schema, validate_options
 from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
 from limner.maths.denoisers import Conditional
@@ -157,7 +157,7 @@ def test_a_registered_sampler_is_an_option_of_every_model_that_denoises():
 def test_options_of_a_sampler_that_is_gone_are_unknown():
     assert "share" not in json_schema(DDPM.frames, skip=("n", "c", "noise"))["properties"]
     with pytest.raises(LimnerError, match=r"unknown sampler option 'sampler\.share'"):
-        validated(
+        validate_options(
             DDPM.frames,
             {"share": 1.0},
             kind="sampler option",

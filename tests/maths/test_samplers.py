@@ -252,7 +252,9 @@ def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
     """Return the exact final mean and variance: each step is affine in x and in a normal z."""
 
     def after(x: float, z: float, t, s) -> float:
-        return float(one_step(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
+        return float(
+            one_step(sampler.for_steps(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x
+        )
 
     for t, s in pairwise(times):
         offset = after(0.0, 0.0, t, s)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract.errors import LimnerError
-from limner.runtime.folder_lock import is_locked, locked
+from limner.runtime.folder_lock import is_locked, lock_folder
 
 HOLDER = """
 import sys, time
@@ -27,26 +27,29 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path):
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with (
         pytest.raises(LimnerError, match=r"^somebody is here$"),
-        locked(folder, "somebody is here"),
+        lock_folder(folder, "somebody is here"),
     ):
         raise AssertionError
     holder.kill()
     holder.wait()
     holder.stdout.close()
     for _ in range(2):
-        with locked(folder, "somebody is here"):
+        with lock_folder(folder, "somebody is here"):
             pass
 
 
 def test_checking_a_lock_does_not_take_it(tmp_path: Path):
     assert not is_locked(tmp_path) and not is_locked(tmp_path / "nothing")
-    with locked(tmp_path, "in use"):
+    with lock_folder(tmp_path, "in use"):
         assert is_locked(tmp_path)
-    with locked(tmp_path, "in use"):
+    with lock_folder(tmp_path, "in use"):
         pass
 
 
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LimnerError, match=r"cannot write .*file"), locked(tmp_path / "file", ""):
+    with (
+        pytest.raises(LimnerError, match=r"cannot write .*file"),
+        lock_folder(tmp_path / "file", ""),
+    ):
         pass

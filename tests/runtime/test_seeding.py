@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 
 
 def draw(*key: object) -> float:
-    with seeded(key):
+    with seed_torch(key):
         return float(torch.rand(()))
 
 
@@ -22,7 +22,7 @@ def test_the_generator_continues_after_it_also_after_an_error():
     expected = [float(torch.rand(())) for _ in range(2)]
     torch.manual_seed(3)
     first = float(torch.rand(()))
-    with pytest.raises(KeyError), seeded((0,)):
+    with pytest.raises(KeyError), seed_torch((0,)):
         torch.rand(())
         raise KeyError
     assert [first, float(torch.rand(()))] == expected

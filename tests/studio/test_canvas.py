@@ -12,7 +12,7 @@ from conftest import Open, Studio, clean
 from limner.contract.image import from_uint8, to_uint8
 from limner.data.composition import Box, Scene, Thing
 from limner.data.hints import draw_hint
-from limner.data.scenes import drawn_boxes
+from limner.data.scenes import draw_boxes
 
 PAPER = ".sketch canvas[role=application]"
 
@@ -118,7 +118,7 @@ def test_boxes_are_drawn_as_for_scenes_and_stored_drawings_are_validated(
             Thing("apple", None, box=Box(x0 / 1024, y0 / 1024, x1 / 1024, y1 / 1024))
             for (x0, y0), (x1, y1) in boxes
         ]
-        expected = drawn_boxes(Scene("", "", "", 0, tuple(things)), size)
+        expected = draw_boxes(Scene("", "", "", 0, tuple(things)), size)
         assert page.evaluate(code, [size, boxes]) == expected.flatten().tolist(), size
     code = """async (values) => {
         const { packShapes, unpackShapes } = await import("/page/drawing.js");

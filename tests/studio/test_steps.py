@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from conftest import Studio, png
-from limner import prompted
+from limner import text_condition
 from limner.commands.request import Request
 from limner.commands.sheets.reword import reword_frames
 from limner.commands.sheets.sample import paint_sheet
@@ -88,7 +88,7 @@ def test_several_controls_over_another_base_have_their_own_hint_and_strength(stu
     two |= {"sampler": {"steps": 2, "control_weights": [0.5, 1.5]}}
     (picture,) = studio.painted(model="runs/words", controls=["runs/control"] * 2, **two)["outputs"]
     combined = control.join([control], base)
-    c = replace(prompted(base.spec, ["a dog"]), image=from_uint8(drawing.transpose(0, 1)))
+    c = replace(text_condition(base.spec, ["a dog"]), image=from_uint8(drawing.transpose(0, 1)))
     expected = combined.sample(1, c, seed=5, steps=2, control_weights=(0.5, 1.5))
     assert torch.equal(pixels(studio, picture), to_uint8(expected)[0])
     assert picture["settings"]["controls"] == ["runs/control"] * 2

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from probe import used
 
 from conftest import Studio, at_once, held, png, until
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 from limner.studio.client import Client
 from limner.studio.database import open_database
 from limner.studio.database_lock import locked_database
@@ -438,5 +438,5 @@ def test_without_the_extra_the_error_states_what_to_install():
         "from limner.__main__ import main; main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    message = f"limner: the studio needs fastapi; type: {install('studio')}\n"
+    message = f"limner: the studio needs fastapi; type: {install_command('studio')}\n"
     assert (run.returncode, run.stderr) == (2, message)

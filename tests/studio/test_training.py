@@ -21,7 +21,7 @@ from conftest import Studio, at_once, until, write_run
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
 from limner.contract.registry import models
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import lock_folder
 from limner.studio.data_sets import DataSets
 from limner.studio.problems import RefusedError
 from limner.studio.runs import id_of
@@ -336,7 +336,7 @@ def test_only_an_empty_folder_is_deleted_when_the_next_training_starts(sleeping:
     sleeping.begin("lines", ["flow-matching", "emoji"])
     assert (runs / "dots" / "state").is_dir()
     sleeping._latest.process.code = 2
-    with locked(runs / "lines", "the command line trains here"):
+    with lock_folder(runs / "lines", "the command line trains here"):
         sleeping.begin("waves", ["flow-matching", "emoji"])
     assert (runs / "lines").is_dir()
 
@@ -382,7 +382,7 @@ def test_a_training_in_a_terminal_is_shown_as_running(trainer: Studio, theirs: P
         return next(each for each in trainings if each["name"] == "runs/theirs")
 
     assert (told()["state"], told()["elsewhere"]) == ("stopped", False)
-    with locked(theirs, "in use"):
+    with lock_folder(theirs, "in use"):
         (theirs / "log.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
         assert (told()["state"], told()["elsewhere"], told()["step"]) == ("running", True, 2)
     assert told()["state"] == "stopped"

@@ -44,7 +44,7 @@ def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 def test_the_largest_size_with_enough_training_is_chosen(
     model, minutes, size, sizes, estimated_sizes
 ):
-    recipe = budget.within(Recipe.of(model, "emoji"), minutes * 60)
+    recipe = budget.fit_steps(Recipe.of(model, "emoji"), minutes * 60)
     assert recipe.data["size"] == size and estimated_sizes == sizes
     rate = 1000 * (16 / size) ** 2
     assert recipe.train["steps"] == int(0.9 * minutes * 60 * rate / recipe.options().batch)
@@ -52,16 +52,16 @@ def test_the_largest_size_with_enough_training_is_chosen(
 
 @pytest.mark.parametrize(("minutes", "sheets"), [(0.5, 2), (5, 5), (60, 51)])
 def test_a_short_training_logs_and_samples_often(minutes, sheets, estimated_sizes):
-    recipe = budget.within(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
+    recipe = budget.fit_steps(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
     options = recipe.options()
     assert options.steps // options.sample_every == options.steps // options.save_every
     assert -(-options.steps // options.sample_every) in (sheets, sheets + 1)
     assert options.sample_every <= 1000 and options.log_every <= 50
     assert options.steps / options.log_every >= 20
     custom = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=7"])
-    assert budget.within(custom, 60 * minutes).train["sample_every"] == 7
+    assert budget.fit_steps(custom, 60 * minutes).train["sample_every"] == 7
     custom = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=5000"])
-    assert budget.within(custom, 60 * minutes).train["sample_every"] == 5000
+    assert budget.fit_steps(custom, 60 * minutes).train["sample_every"] == 5000
 
 
 def test_no_larger_size_is_tried_after_one_that_is_too_slow(monkeypatch: pytest.MonkeyPatch):
@@ -75,20 +75,20 @@ def test_no_larger_size_is_tried_after_one_that_is_too_slow(monkeypatch: pytest.
         return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rates[recipe.data["size"]], images)
 
     monkeypatch.setattr(budget, "dry_run", dry_run)
-    assert budget.within(Recipe.of("edm", "emoji"), 600).data["size"] == 16
+    assert budget.fit_steps(Recipe.of("edm", "emoji"), 600).data["size"] == 16
     assert sizes == [16, 32]
 
 
 def test_options_of_the_recipe_are_kept(estimated_sizes):
-    recipe = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
+    recipe = budget.fit_steps(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
     assert (recipe.data["size"], estimated_sizes) == (64, [64])
-    assert "size" not in budget.within(Recipe.of("edm", "mnist"), 60).data
+    assert "size" not in budget.fit_steps(Recipe.of("edm", "mnist"), 60).data
     tuned = Recipe.of("edm", "emoji", ["train.init.model=runs/emoji"])
-    assert "size" not in budget.within(tuned, 60).data
+    assert "size" not in budget.fit_steps(tuned, 60).data
     with pytest.raises(LimnerError, match=r"leave train\.steps out"):
-        budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
+        budget.fit_steps(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
     with pytest.raises(LimnerError, match="not one training step fits"):
-        budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
+        budget.fit_steps(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
 
 
 def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, monkeypatch):

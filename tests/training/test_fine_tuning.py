@@ -172,7 +172,7 @@ def test_initial_weights_apply_to_the_trained_part_and_not_to_a_frozen_base(
     save_model(base, tmp_path)
     options = [f"train.init.base={tmp_path}", f"train.init.text={reader}"]
     cascade = Recipe.of("cascade", "scenes", [*options, "model.options={channels=[8,16]}"])
-    model = cascade.build(spec.resized(32, 32))
+    model = cascade.build(spec.with_size(32, 32))
     first, second = (m for m in model.modules() if isinstance(m, TextEncoder))
     encoder = _encoder(reader)
     assert not torch.equal(first.positions, encoder.positions)

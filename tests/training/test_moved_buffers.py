@@ -16,7 +16,7 @@ from limner.contract.model import Learner
 from limner.contract.registry import entry, models
 from limner.gans.augmentation import Augmentation
 from limner.runtime import processes
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 from limner.testing.cases import Case, toy_data
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
@@ -46,7 +46,7 @@ def _stylegan2() -> dict[str, Tensor]:
         "path_every": 4,
         "augment": 0.6,
     }
-    with seeded((0, "weights")):
+    with seed_torch((0, "weights")):
         model = entry("stylegan2").model(ImageSpec(3, 8, 8), augment_images=1000, **config)
     options = TrainOptions(steps=16, batch=16, optimizer="adam", lr=1e-5, betas=(0.0, 0.99))
     loop = Loop(model, _images, options)

@@ -188,5 +188,5 @@ def test_a_complete_recipe_does_not_depend_on_defaults():
 
 def test_two_domains_can_be_an_option_although_commas_make_lists():
     source = "paired:emoji:style=3d,emoji:style=flat"
-    recipe = Recipe({"name": "pix2pix"}, {"source": "emoji"}).updated([f"data.source={source}"])
+    recipe = Recipe({"name": "pix2pix"}, {"source": "emoji"}).with_values([f"data.source={source}"])
     assert recipe.data["source"] == source

@@ -21,7 +21,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import Learner, Turn
 from limner.contract.registry import build
 from limner.runtime import processes
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import lock_folder
 from limner.training.checkpointing import blocks
 from limner.training.estimate import dry_run
 from limner.training.loop import Loop
@@ -285,7 +285,7 @@ def test_a_run_in_use_by_another_command_is_refused_by_all_processes(tmp_path: P
     train(recipe(steps=1), tmp_path, dataset=Ramps())
     partial = tmp_path / "state" / ".partial-step-00000002"
     partial.mkdir()
-    with locked(tmp_path, "in use"):
+    with lock_folder(tmp_path, "in use"):
         together(2, refused_in, tmp_path)
         assert partial.exists()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limner.contract.errors import LimnerError
-from limner.training.state import clean, load_state, save_state
+from limner.training.state import load_state, remove_partial_states, save_state
 
 
 def groups(step: int) -> dict:
@@ -82,7 +82,7 @@ def test_a_manifest_cannot_name_files_elsewhere(folder):
 def test_orphaned_files_are_deleted_and_no_state_gives_none(tmp_path, folder):
     (folder / ".partial-step-00000020-1").mkdir()
     (folder / ".partial-step-00000020-1" / "model.safetensors").touch()
-    clean(folder)
+    remove_partial_states(folder)
     assert not list(folder.glob(".partial*"))
     assert load_state(tmp_path / "nothing", print) is None
 

@@ -51,7 +51,7 @@ class Normal(NamedTuple):
         return 0.5 * ((2 * log_ratio).exp() + offset.square() - 1) - log_ratio
 
 
-def standard(like: Float[Tensor, "..."]) -> Normal:
+def standard_normal(like: Float[Tensor, "..."]) -> Normal:
     """Return a standard normal distribution with the shape of a tensor."""
     return Normal(torch.zeros_like(like), torch.zeros_like(like))
 

@@ -10,19 +10,18 @@ Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2
 
 The encoder goes bottom-up and keeps features for each group; the decoder goes top-down. If x is
 given, each group's posterior is computed from both (figure 2). Kept: depthwise generative cells,
-batch norm, swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch
-norm's scales, KL warm-up and balancing (appendix A). Against infinities, the prior's mu and ln
-sigma, and the posterior's differences from them, are kept within +-5 by 5 tanh(./5), so that the
-posterior's are within +-10. `calibrate` re-estimates batch norm's statistics for the averaged
-weights. `encode` returns the noise epsilon_l = (z_l - mu) / sigma of all groups in a row, which is
-standard normal under p(z).
+batch norm, swish, squeeze-excitation, residual normals, spectral regularisation, a norm on its
+scales, KL warm-up and balancing (appendix A). Against infinities, the prior's mu and ln sigma, and
+the posterior's differences from them, become 5 tanh(./5), so that the posterior's are within +-10.
+`calibrate` re-estimates batch norm's statistics for the averaged weights. `encode` returns
+epsilon_l = (z_l - mu) / sigma of all groups in a row, standard normal under p(z).
 
 Different: strided convolutions and pixel shuffling between resolutions, no cells at full
 resolution, no normalising flows in the posterior. Balancing divides a group's KL by its dimension
-only; the authors' code also multiplies it by the number of groups at its resolution. Below
-temperature 1, batch norm keeps its statistics of codes drawn from q; the authors measure them again
-on draws from the prior at that temperature. With labels or captions c, both towers are conditioned
-on c at each resolution: p(z_l | z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
+only; the authors also multiply it by the number of groups at its resolution. Below temperature 1,
+batch norm keeps its statistics under q; the authors measure them again under the prior at that
+temperature. With labels or captions c, both towers are conditioned on c at each resolution: p(z_l |
+z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
 """
 
 import math
@@ -36,7 +35,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoencoders.encoders import CONDITION, halvings, pixel_distribution
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
+from limner.autoencoders.importance_bound import (
+    Draws,
+    Normal,
+    importance_weighted_bound,
+    standard_normal,
+)
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.nvae_cells import (
     EncodingCell,
@@ -86,7 +90,7 @@ class Group(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Normal]:
         """Return the decoder's features, and p(z_l | z_<l); only the shape of z is used."""
         s = self.cells(s)
-        return s, standard(z) if self.prior is None else _soft_clamp(self.prior(F.elu(s)))
+        return s, standard_normal(z) if self.prior is None else _soft_clamp(self.prior(F.elu(s)))
 
     def approximate_posterior(
         self, features: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal

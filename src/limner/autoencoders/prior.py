@@ -99,7 +99,7 @@ class Prior(nn.Module):
         e, log_c = self.flow(z.reshape(-1, z.shape[-1], 1, 1))
         return (log_normal(e) + log_c).view(z.shape[:-1])
 
-    def normalised(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    def to_normal(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         """Return e = flow(z), the standard normal numbers of codes."""
         return self.flow(z[:, :, None, None])[0].flatten(1)
 

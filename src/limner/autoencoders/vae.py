@@ -30,7 +30,12 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_distribution
-from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted_bound, standard
+from limner.autoencoders.importance_bound import (
+    Draws,
+    Normal,
+    importance_weighted_bound,
+    standard_normal,
+)
 from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.prior import Prior
 from limner.contract.errors import LimnerError
@@ -161,7 +166,7 @@ class VAE(Imputes):
             terms = {"reconstruction": -log_p, "KL": kl}
             return Draws(_log_weights(log_p, prior, posterior), terms)
 
-        exact_kl = q.kl(standard(q.mean)).sum(-1)
+        exact_kl = q.kl(standard_normal(q.mean)).sum(-1)
         k = k or self.importance_samples
         nats, kind, terms = importance_weighted_bound(draws, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), kind, terms)
@@ -198,7 +203,7 @@ class VAE(Imputes):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """Return mu(x), the mean of q(z | x), mapped through the prior's flow if it has one."""
-        return self.prior.normalised(self.posterior(x, c).mean)
+        return self.prior.to_normal(self.posterior(x, c).mean)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """Return the mean of p(x | z)."""
@@ -291,7 +296,7 @@ class VAE(Imputes):
         with a learned prior, for the whole code, estimated from the draws."""
         if self.prior.is_learned:
             return (posterior - prior).mean()[None]
-        return q.kl(standard(q.mean)).mean(0)
+        return q.kl(standard_normal(q.mean)).mean(0)
 
 
 def _log_weights(

@@ -19,7 +19,7 @@ from limner.contract.editing import Completes, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
-from limner.contract.model import finished
+from limner.contract.model import finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
 from limner.maths.pixel_distributions import PixelDistribution, draw
@@ -212,7 +212,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         """Return one frame for each row if the draw is exact, else one for each round."""
         return self.spec.height if KnownPart(mask, mask).is_prefix else rounds or _ROUNDS
 
-    @finished
+    @finish_frames
     def _resample(
         self,
         n: int,

@@ -80,7 +80,7 @@ class Walk:
         row = x[:, self.row]
         return row[:, self.column - 1] if self.column else torch.zeros_like(row[:, 0])
 
-    def halved(self) -> "Walk":
+    def at_half_size(self) -> "Walk":
         """Return the same walk, of single pixels, on a picture of half the size."""
         height, width = (self.height + 1) // 2, (self.width + 1) // 2
         return Walk(height, width, width, self.row // 2, self.column // 2, memory=self.memory)
@@ -327,11 +327,11 @@ class RowConv2d(_Convolution):
         return _convolve(recent, self.kernel(), self.bias, self.stride)[:, 0]
 
 
-def shifted_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
+def shift_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
     """Return x shifted down by one row; the first row is 0."""
     return F.pad(x, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
-def shifted_right(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
+def shift_right(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
     """Return x shifted right by one column; the first column is 0."""
     return F.pad(x, (0, 0, 1, 0))[:, :, :-1]

@@ -24,7 +24,7 @@ from limner.autoregressive.causal_convolution import (
     Mask,
     RowConv2d,
     Walk,
-    shifted_down,
+    shift_down,
 )
 from limner.contract.image import ImageSpec
 from limner.contract.options import Count, Share
@@ -116,7 +116,7 @@ class Network(nn.Module):
     ) -> Float[Tensor, "..."]:
         """Return theta of all pixels, or of the walk's front."""
         if walk is None:
-            links = self.links(shifted_down(x), vector, None)
+            links = self.links(shift_down(x), vector, None)
         else:
             row_vector = None if vector is None else vector[:, None]
             row = walk.each_row(self, lambda: self.links(walk.row_above(x), row_vector, walk))

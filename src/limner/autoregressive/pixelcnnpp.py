@@ -32,8 +32,8 @@ from limner.autoregressive.causal_convolution import (
     CausalConv2d,
     RowConv2d,
     Walk,
-    shifted_down,
-    shifted_right,
+    shift_down,
+    shift_right,
 )
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.noise import Noise
@@ -213,7 +213,7 @@ class Stream(nn.Module):
             if walk is None:
                 smaller = self.inner(small, links, vector, None)
             elif walk.row % 2 == 0 and (self.rows or walk.column % 2 == 0):
-                smaller = self.inner(small, links, vector, walk.halved())
+                smaller = self.inner(small, links, vector, walk.at_half_size())
             x = self.upsample(smaller, x, walk)
         for layer, skip in zip(self.up, reversed(skips)):
             x = _apply(layer, x, skip, links, vector, walk)
@@ -270,8 +270,8 @@ class Network(nn.Module):
         if walk is None:
             padded = F.pad(x, (0, 1), value=1.0)
             links: Links = {}
-            above = self.above(shifted_down(padded), links, vector, None)
-            left = shifted_right(padded)
+            above = self.above(shift_down(padded), links, vector, None)
+            left = shift_right(padded)
         else:
             links = walk.memory.setdefault(self.stream_down, {})
             row = F.pad(walk.row_above(x), (0, 1), value=float(walk.row > 0))

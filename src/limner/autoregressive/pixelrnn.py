@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
-from limner.autoregressive.causal_convolution import CausalConv2d, Walk, shifted_down
+from limner.autoregressive.causal_convolution import CausalConv2d, Walk, shift_down
 from limner.autoregressive.diagonal_lstm import Recurrence, Scan, diagonals, rows
 from limner.contract.image import ImageSpec
 from limner.contract.options import Count, Share
@@ -231,7 +231,7 @@ class DiagonalBiLSTM(_LSTM):
         left, right = gates.chunk(2, -1)
         inputs = torch.stack([left, right + self.colours(picture)], -2)
         left, right = self.states(inputs, diagonals(*gates.shape[1:3])).unbind(-2)
-        return left + shifted_down(right)
+        return left + shift_down(right)
 
     def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
         """Return a new cache of the states along a row, in each direction."""

@@ -52,7 +52,7 @@ def png_file(out: Path) -> Path:
 
 
 @no_type_check  # typer hands over the context's base class
-def numbered(context: typer.Context, out: Path) -> Path:
+def free_output_file(context: typer.Context, out: Path) -> Path:
     """Return the output file; if none was given and the default exists, a numbered one.
 
     A message says so once the command is done, but not after an error.
@@ -74,8 +74,8 @@ def _message_at_the_end(message: str) -> Iterator[None]:
 
 
 @no_type_check
-def _numbered_png(context: typer.Context, out: Path) -> Path:
-    return numbered(context, png_file(out))
+def _free_png(context: typer.Context, out: Path) -> Path:
+    return free_output_file(context, png_file(out))
 
 
 def free_file(file: Path) -> Path:
@@ -124,7 +124,7 @@ def output_file(out: Path, read: Sequence[Path], separate: bool = False) -> Path
     return free_file(out) if is_input else out
 
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="Output PNG file.", callback=_numbered_png)]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output PNG file.", callback=_free_png)]
 
 
 def is_option(argument: str) -> bool:

@@ -18,7 +18,7 @@ def attention_command(
     device: Device = "auto",
 ) -> None:
     """Show where a model looks in a picture for each word of a given or stored prompt."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request
     from limner.commands.sheets.attention import ATTENTION, attention_sheet, stored_request
     from limner.commands.task import with_stored_model
@@ -31,4 +31,6 @@ def attention_command(
     request = Request.of(vars(stored) | {name: value for name, value in given.items() if value})
     sheet, request, words = attention_sheet(image, request, device=device)
     file = output_file(out, [image])
-    print_paths(write(sheet, request, file), f"the picture, then attention to: {', '.join(words)}")
+    print_paths(
+        write_sheet(sheet, request, file), f"the picture, then attention to: {', '.join(words)}"
+    )

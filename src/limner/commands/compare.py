@@ -38,7 +38,7 @@ def compare_command(
 ) -> None:
     """Compare runs, models and folders of pictures: a leaderboard, also as a web page."""
     from limner.evaluate.comparison import compare as compare_all
-    from limner.evaluate.page import write
+    from limner.evaluate.page import write_page
     from limner.runtime import processes
 
     subjects, options = split_arguments(arguments, "sampler", "data")
@@ -60,7 +60,7 @@ def compare_command(
             print_json(comparison.to_json())
         else:
             typer.echo(f"{comparison.text()}\n")
-        page, *_ = write(comparison, out)
+        page, *_ = write_page(comparison, out)
         if not as_json:
             typer.echo(f"open {page}")
     if len(comparison.successes) < len(comparison.subjects):

@@ -1,7 +1,7 @@
 """`limner edit`: repaint a picture, or a part of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from limner.commands.arguments import (
 )
 from limner.contract.errors import LimnerError
 
-_WAYS = 6
+_VARIATIONS = 6  # of each picture, if not said
 
 
 def edit_command(
@@ -87,57 +87,64 @@ def edit_command(
     device: Device = "auto",
 ) -> None:
     """Repaint pictures from a prompt: the whole, a part, or only what changed words affect."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request
     from limner.commands.sheets.edit import edit_sheet
     from limner.commands.sheets.instruct import instruct_sheet
     from limner.commands.sheets.reword import reword_sheet
 
-    files, options = split_arguments(arguments, "sampler")
-    read = [*map(Path, files), *([mask] if mask else [])]
+    names, options = split_arguments(arguments, "sampler")
+    files = [Path(name) for name in names]
+    read = [*files, *([mask] if mask else [])]
+    part = {"keep": keep, "mask": mask, "rounds": rounds, "feather": feather}
     changes = [f"replace:{text}" for text in replace_words or []]
     changes += [f"refine:{text}" for text in refine or []]
     changes += [f"weight:{text}" for text in weight or []]
     shares = {"cross": cross, "own": own, "local": local}
     limits = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
-    overrides = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
+    draws = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if instruct:
-        if changes or limits or prompt or label:
-            raise LimnerError(
-                "--instruct does not go with other changes, --prompt or --label; leave these out"
-            )
-        if len(files) != 1 or not (keep is mask is strength is rounds is feather is None):
-            raise LimnerError(
-                "--instruct changes one whole picture; give one picture, and leave --keep, --mask, "
-                "--strength, --rounds and --feather out"
-            )
-        request = Request.single(model, None, None, size=size, **options)
-        sheet, request = instruct_sheet(Path(files[0]), request, instruct, device, **overrides)
-        print_paths(write(sheet, request, output_file(out, [*read, *map(Path, request.hints)])))
-        return
-    if changes:
-        if not (keep is mask is rounds is feather is None):
-            raise LimnerError(
-                "--replace, --refine and --weight do not go with --keep, --mask, --rounds or "
-                "--feather; leave these out"
-            )
-        if len(files) != 1:
-            raise LimnerError("--replace, --refine and --weight change one picture; give one")
-        request = Request.single(
-            model, prompt, label, changes=(*changes, *limits), size=size, **options
+        _check_instruction(
+            files, part | {"strength": strength}, changes or limits or prompt or label
         )
-        settings = {"strength": strength, "device": device, **overrides}
-        sheet, request = reword_sheet(Path(files[0]), request, **settings)
-        print_paths(write(sheet, request, output_file(out, read)))
-        return
-    if limits:
+        request = Request.single(model, None, None, size=size, **options)
+        sheet, request = instruct_sheet(files[0], request, instruct, device, **draws)
+        read += map(Path, request.hints)
+    elif changes:
+        _check_rewording(files, part)
+        changes += limits
+        request = Request.single(model, prompt, label, changes=changes, size=size, **options)
+        sheet, request = reword_sheet(files[0], request, strength=strength, device=device, **draws)
+    elif limits:
         raise LimnerError(
             "--cross, --own and --local need --replace, --refine or --weight; give one of them"
         )
-    request = Request.single(
-        model, prompt, label, **{"n": _WAYS, **overrides, "size": size}, **options
-    )
-    kwargs = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
-    kwargs["feather"] = feather
-    sheet, request = edit_sheet([*map(Path, files)], request, **kwargs)
-    print_paths(write(sheet, request, output_file(out, read)))
+    else:
+        draws = {"n": _VARIATIONS, **draws}
+        request = Request.single(model, prompt, label, size=size, **draws, **options)
+        sheet, request = edit_sheet(files, request, strength=strength, device=device, **part)
+    print_paths(write_sheet(sheet, request, output_file(out, read)))
+
+
+def _check_instruction(files: list[Path], part: dict[str, Any], others: object) -> None:
+    """Check that an instruction changes one whole picture, and nothing else does."""
+    if others:
+        raise LimnerError(
+            "--instruct does not go with other changes, --prompt or --label; leave these out"
+        )
+    if len(files) != 1 or any(value is not None for value in part.values()):
+        raise LimnerError(
+            "--instruct changes one whole picture; give one picture, and leave --keep, --mask, "
+            "--strength, --rounds and --feather out"
+        )
+
+
+def _check_rewording(files: list[Path], part: dict[str, Any]) -> None:
+    """Check that words are changed in one whole picture."""
+    if any(value is not None for value in part.values()):
+        raise LimnerError(
+            "--replace, --refine and --weight do not go with --keep, --mask, --rounds or "
+            "--feather; leave these out"
+        )
+    if len(files) != 1:
+        raise LimnerError("--replace, --refine and --weight change one picture; give one")

@@ -34,10 +34,10 @@ def interpolate_command(
     device: Device = "auto",
 ) -> None:
     """Interpolate between the codes of pictures; with one picture, vary the numbers of its code."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request
     from limner.commands.sheets.codes import interpolate_sheet
 
     request = Request.single(model, prompt, label, n=n, size=size)
     sheet, request = interpolate_sheet(images or [], request, steps, device=device)
-    print_paths(write(sheet, request, output_file(out, images or [])))
+    print_paths(write_sheet(sheet, request, output_file(out, images or [])))

@@ -14,7 +14,7 @@ from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
 from limner.data.sources import NO_OPTIONS, source_kinds
 from limner.evaluate.metric import NEEDS, Metric
-from limner.evaluate.tables import align
+from limner.evaluate.tables import align_columns
 from limner.training.bundled_recipes import bundled_recipes
 from limner.training.evaluation import EvaluateOptions
 from limner.training.options import TrainOptions
@@ -46,7 +46,9 @@ def models_text(entries: Sequence[Entry]) -> str:
         (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_names_of(e.name)))
         for e in entries
     ]
-    return "\n".join(align([("model", "family", "what it is", "paper", "ready to use"), *rows]))
+    return "\n".join(
+        align_columns([("model", "family", "what it is", "paper", "ready to use"), *rows])
+    )
 
 
 def options_text(entry: Entry) -> str:
@@ -72,7 +74,7 @@ def options_text(entry: Entry) -> str:
 def sections_text() -> str:
     """Return what `limner options` explains, one line each."""
     return "\n".join(
-        align(
+        align_columns(
             [
                 *((f"limner options {name}", _summary(kind)) for name, kind in _SECTIONS.items()),
                 ("limner options SOURCE", f"Data from a source: {', '.join(source_kinds())}."),
@@ -194,7 +196,7 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
 def metrics_text(metrics: Iterable[type[Metric]]) -> str:
     """Return one line per metric: name, meaning, needs, least n, better direction and paper."""
     header = ("name", "what it says", "needs", "least n", "better", "paper")
-    return "\n".join(align([header, *map(_metric_row, metrics)]))
+    return "\n".join(align_columns([header, *map(_metric_row, metrics)]))
 
 
 def _metric_row(metric: type[Metric]) -> tuple[str, ...]:

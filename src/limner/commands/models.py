@@ -15,11 +15,11 @@ def models_command(
 ) -> None:
     """List the models, or the options of one."""
     from limner.commands.listing import assignments, describe_model, models_text, options_text
-    from limner.contract.bundled import bundled
+    from limner.contract.bundled import bundled_models
     from limner.contract.checkpoint import MODEL_FILE, read_header
     from limner.contract.registry import entry, foreign, models
 
-    if name and name not in models() and (folder := bundled().get(name)):
+    if name and name not in models() and (folder := bundled_models().get(name)):
         header = read_header(folder / MODEL_FILE)
         typer.echo(f"{name} is bundled; its card: {folder / 'README.md'}", err=as_json)
         if values := assignments("sampler", header.recipe.get("sampler") or {}):

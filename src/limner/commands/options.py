@@ -21,12 +21,12 @@ def options_command(
         sections_text,
     )
     from limner.commands.models import models_command
-    from limner.contract.bundled import bundled
+    from limner.contract.bundled import bundled_models
     from limner.contract.registry import models
 
     if name is None:
         typer.echo(sections_text())
-    elif not has_section(name) and (name in models() or name in bundled()):
+    elif not has_section(name) and (name in models() or name in bundled_models()):
         models_command(name, as_json)
     elif as_json:
         print_json(describe_section(name))

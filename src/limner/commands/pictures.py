@@ -36,7 +36,7 @@ class Sheet:
     task: str = ""
 
 
-def write(
+def write_sheet(
     sheet: Sheet,
     request: Request,
     out: Path,

@@ -17,7 +17,7 @@ def _first_sentence(about: str) -> str:
 def recipes_command(as_json: AsJson = False) -> None:
     """List the recipes that come with limner: what each trains, and on what."""
     from limner.contract.names import SECTIONS
-    from limner.evaluate.tables import align
+    from limner.evaluate.tables import align_columns
     from limner.training.bundled_recipes import PREFIX, bundled_recipes, header_comment
 
     texts = {name: path.read_text(encoding="utf-8") for name, path in bundled_recipes().items()}
@@ -33,5 +33,5 @@ def recipes_command(as_json: AsJson = False) -> None:
         (name, recipe["model"]["name"], recipe["data"]["source"], _first_sentence(recipe["about"]))
         for name, recipe in recipes.items()
     ]
-    typer.echo("\n".join(align(rows)))
+    typer.echo("\n".join(align_columns(rows)))
     typer.echo(f"\ntrain one: limner train {PREFIX}{rows[0][0]}")

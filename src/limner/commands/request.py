@@ -17,9 +17,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import RunName, Share, read_size, validated
+from limner.contract.options import RunName, Share, read_size, validate_options
 from limner.contract.registry import entry_of
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.contract.wildcards import choose_words, word_lists
 from limner.data import png
 from limner.runtime import processes
@@ -78,7 +78,7 @@ class Request:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Request":
         """Check plain values and make a request; the seed chooses words, and emoji become words."""
-        request = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+        request = cls(**validate_options(cls, {"sampler": {}, **values}, kind="setting"))
         if len(request.prompt_seeds) not in (0, len(request.prompts)):
             raise LimnerError(
                 f"there are {len(request.prompt_seeds)} prompt seeds for {len(request.prompts)} "
@@ -130,9 +130,9 @@ class Request:
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
         if not self.prompts and not self.negative:
             return Condition(label=indices) if len(indices) else Condition()
-        condition = prompted(spec, self.prompts or ("",), report)
+        condition = text_condition(spec, self.prompts or ("",), report)
         if self.negative:
-            negative = prompted(spec, self.negative, report)
+            negative = text_condition(spec, self.negative, report)
             avoid = negative.text
             assert avoid is not None
             if negative.weight is not None:

@@ -84,7 +84,7 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that store how they were made."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request, supported_options
     from limner.commands.sheets.instruct import is_instruction
     from limner.commands.sheets.sample import paint_sheet
@@ -129,7 +129,9 @@ def sample_command(
     file = output_file(out, [*([like] if like else []), *map(Path, request.hints)], separate)
     flags = {"separate": separate, "strip": strip, "gif": gif}
     print_paths(
-        write(sheet, request, file, enlarge=enlarge, processing=enlargement.settings(), **flags)
+        write_sheet(
+            sheet, request, file, enlarge=enlarge, processing=enlargement.settings(), **flags
+        )
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from limner.commands.arguments import Device
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 
 
 def studio_command(
@@ -52,7 +52,9 @@ def studio_command(
     try:
         from limner.studio.serve import serve, show
     except ModuleNotFoundError as error:
-        raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
+        raise LimnerError(
+            f"the studio needs {error.name}; type: {install_command('studio')}"
+        ) from None
     from limner.studio.settings import Settings
 
     names, server = tuple(name or ()), {"host": host, "port": port, "token": token}

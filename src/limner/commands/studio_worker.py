@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from limner.commands.arguments import Device
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 
 
 def studio_worker_command(
@@ -35,7 +35,9 @@ def studio_worker_command(
     try:
         from limner.studio.remote_worker import work
     except ModuleNotFoundError as error:
-        raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
+        raise LimnerError(
+            f"the studio needs {error.name}; type: {install_command('studio')}"
+        ) from None
     from limner.studio.settings import Settings
 
     settings = Settings(folder=data, database=db, files=files, device=device, lease=lease)

@@ -34,7 +34,7 @@ def style_mix_command(
 ) -> None:
     """Mix styles: each picture is the one to its left, with the styles of some layers from the one
     above."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request
     from limner.commands.sheets.style_mix import style_mix_sheet
 
@@ -45,4 +45,4 @@ def style_mix_command(
         request, rows, layers, other_prompt=other_prompt, device=device
     )
     remark = f"layers {layer_slice.start} to {layer_slice.stop - 1} from above"
-    print_paths(write(sheet, request, out), remark)
+    print_paths(write_sheet(sheet, request, out), remark)

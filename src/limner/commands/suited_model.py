@@ -45,7 +45,7 @@ def better_model(request: Request) -> Suggestion | None:
     """
     if request.model not in (None, DEFAULT) or request.controls:
         return None
-    if not any(map(_is_known, _composed(request.prompts))):
+    if not any(map(_is_known, _composed_prompts(request.prompts))):
         return None
     reason = (
         f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
@@ -64,7 +64,7 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
     """
     if request.model or request.labels or request.controls or request.hints:
         return request
-    if not _composed(prompts) or not all(map(_is_known, prompts)):
+    if not _composed_prompts(prompts) or not all(map(_is_known, prompts)):
         return request
     name, sampler, faster = COMPOSER, FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; "
     if request.size:
@@ -93,7 +93,7 @@ def example_prompts(texts: Sequence[str], seed: int) -> list[str]:
     return list(dict.fromkeys(choices()))
 
 
-def _composed(prompts: Sequence[str]) -> list[str]:
+def _composed_prompts(prompts: Sequence[str]) -> list[str]:
     """Return the prompts that have more words than the name of one emoji."""
     names = [_words(name) for name in emoji_captions()]
     texts = [read_emphasis(prompt).text for prompt in prompts]

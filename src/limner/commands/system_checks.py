@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import limner
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 
 EXTRAS = {
     "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
@@ -188,7 +188,7 @@ def _extras() -> list[Finding]:
             f"[{extra}]",
             "installed"
             if all(find_spec(m) for m in modules)
-            else f"not installed ({install(extra)})",
+            else f"not installed ({install_command(extra)})",
         )
         for extra, modules in EXTRAS.items()
     ]

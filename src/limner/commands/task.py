@@ -18,13 +18,13 @@ from limner.commands.prompt_remarks import prompt_remarks
 from limner.commands.request import Request, open_model
 from limner.commands.suited_model import better_model
 from limner.contract.abilities import Controlled
-from limner.contract.bundled import bundled, find_model
+from limner.contract.bundled import bundled_models, find_model
 from limner.contract.checkpoint import MODEL_FILE, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import json_schema, validated
+from limner.contract.options import json_schema, validate_options
 from limner.contract.registry import entry_of, models
 from limner.data.picture_files import read_own_settings
 from limner.nn.precision import autocast
@@ -168,7 +168,7 @@ def join_conditions(conditions: Sequence[Condition]) -> Condition:
             for c in conditions
         ]  # fmt: skip
     longest = max((c.text.shape[1] for c in conditions if c.text is not None), default=0)
-    conditions = [c.padded(longest) for c in conditions]
+    conditions = [c.pad(longest) for c in conditions]
     negatives = [c.avoid for c in conditions if c.avoid is not None]
     width = max((negative.shape[1] for negative in negatives), default=0)
     return Condition.cat(
@@ -237,13 +237,13 @@ class Task:
         """Return the JSON schema of the options that a class of models has."""
         return json_schema(self.function, (*_NOT_OPTIONS, *self.missing_options(model)))
 
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options, and fill in the defaults.
 
         Raises:
             LimnerError: an option is unknown or has a wrong value.
         """
-        return validated(self.function, options, skip=_NOT_OPTIONS)
+        return validate_options(self.function, options, skip=_NOT_OPTIONS)
 
     def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
         """Return the number of frames, for a progress bar."""
@@ -300,7 +300,7 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
             return task
     first = tasks[0]
     names = [name for name, entry in models().items() if any(t.suits(entry.model) for t in tasks)]
-    ready = [name for name, folder in bundled().items() if _is_able(folder, tasks)]
+    ready = [name for name, folder in bundled_models().items() if _is_able(folder, tasks)]
     raise LimnerError(
         f"{model.name} models {first.refusal}: {', '.join(names)}"
         + (f"; bundled (-m NAME): {', '.join(ready)}" if ready else "")

@@ -51,10 +51,10 @@ def _train(
 
     old = recipe_before_restart(run, device) if run and not dry_run else None
     if budget is not None:
-        from limner.training.budget import with_choices, within
+        from limner.training.budget import fit_steps, with_choices
 
         seconds = _seconds(budget)
-        recipe = with_choices(recipe, old) if old else within(recipe, seconds, device=device)
+        recipe = with_choices(recipe, old) if old else fit_steps(recipe, seconds, device=device)
     check_memory(recipe, device=device)
     if dry_run:
         from limner.training.estimate import dry_run as estimate

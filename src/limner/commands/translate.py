@@ -9,7 +9,7 @@ import typer
 from limner.commands.arguments import (
     Device,
     Model,
-    numbered,
+    free_output_file,
     output_file,
     png_file,
     print_paths,
@@ -38,14 +38,14 @@ def translate_command(
             "-o",
             "--out",
             help="PNG file for all, or a folder with a file for each translation.",
-            callback=numbered,
+            callback=free_output_file,
         ),
     ] = Path("translate.png"),
     device: Device = "auto",
 ) -> None:
     """Translate pictures from one domain to another; show each with its translation and
     back-translation."""
-    from limner.commands.pictures import write
+    from limner.commands.pictures import write_sheet
     from limner.commands.request import Request
     from limner.commands.sheets.translate import translate_sheet
     from limner.data.picture_files import picture_files
@@ -65,7 +65,7 @@ def translate_command(
         )
         for image, path in zip(translations, paths):
             single = replace(sheet, images=image[None], columns=1)
-            print_paths(write(single, request, path, enlarge=1))
+            print_paths(write_sheet(single, request, path, enlarge=1))
         return
     sheet, _, request = translate_sheet(files, request, to, source=source, device=device)
-    print_paths(write(sheet, request, output_file(png_file(out), files)))
+    print_paths(write_sheet(sheet, request, output_file(png_file(out), files)))

@@ -30,7 +30,7 @@ AVERAGE_FILE = "average.safetensors"
 _PIPELINE = "model_index.json"  # the file that marks a diffusers folder
 
 
-def bundled() -> dict[str, Path]:
+def bundled_models() -> dict[str, Path]:
     """Return the folders of the bundled models, by name."""
     folder = Path(str(files("limner") / "zoo"))
     return {file.parent.name: file.parent for file in sorted(folder.glob(f"*/{MODEL_FILE}"))}
@@ -40,7 +40,7 @@ def bundled_folder(name: str) -> Path | None:
     """Return the folder of a bundled model; None if there is none, or if a folder here has its name
     and holds a model."""
     is_local = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
-    return None if is_local else bundled().get(name)
+    return None if is_local else bundled_models().get(name)
 
 
 def can_paint(folder: Path) -> bool:
@@ -54,14 +54,14 @@ def can_paint(folder: Path) -> bool:
 
 def bundled_names_with(ability: type) -> list[str]:
     """Return the names of the bundled models that have an ability."""
-    items = {name: entry(_model_of(folder)) for name, folder in bundled().items()}
+    items = {name: entry(_model_of(folder)) for name, folder in bundled_models().items()}
     return [name for name, item in items.items() if issubclass(item.model, ability)]
 
 
 def bundled_names_of(model: str) -> list[str]:
     """Return the names of the bundled models of a registered model; one with the same name is
     first."""
-    names = [name for name, folder in bundled().items() if _model_of(folder) == model]
+    names = [name for name, folder in bundled_models().items() if _model_of(folder) == model]
     return sorted(names, key=lambda name: name != model)
 
 
@@ -76,7 +76,7 @@ def painters() -> str:
 
     Models that need a picture are listed after the others.
     """
-    groups = [", ".join(name for name, folder in bundled().items() if can_paint(folder))]
+    groups = [", ".join(name for name, folder in bundled_models().items() if can_paint(folder))]
     abilities = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
     for use, ability in abilities.items():
         if names := bundled_names_with(ability):
@@ -94,7 +94,7 @@ def find_model(name: str | None) -> Path:
     Raises:
         LimnerError: there is no such model, or a folder holds none.
     """
-    folders = bundled()
+    folders = bundled_models()
     if name is None:
         return folders[DEFAULT]
     if folder := bundled_folder(name):

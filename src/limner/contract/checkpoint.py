@@ -27,7 +27,7 @@ from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError, first_line
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import GenerativeModel, Learner
-from limner.contract.own_code import changed_code, place_of_error
+from limner.contract.package_errors import changed_package_hint, place_of_error
 from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, entry_of, foreign
 from limner.contract.torch_defaults import usual_defaults
@@ -301,7 +301,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     target = find_device(device)
     file = model_file(path)
     header = read_header(file)
-    advice = changed_code(entry_of(header.model, file).model)
+    advice = changed_package_hint(entry_of(header.model, file).model)
     try:
         model = build(header.model, header.spec, **header.config)
     except LimnerError as error:
@@ -412,7 +412,9 @@ def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) ->
     kinds = {"lacks": missing, "has the unknown": extra, "has a misshapen": shapes}
     for kind, names in kinds.items():
         if names:
-            advice = changed_code(type(model)) or "; it may come from another version of limner"
+            advice = (
+                changed_package_hint(type(model)) or "; it may come from another version of limner"
+            )
             raise LimnerError(
                 f"{source} does not fit the model '{model.name}': it {kind} tensor "
                 f"'{min(names)}' ({len(names)} such){advice}"

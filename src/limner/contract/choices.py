@@ -88,7 +88,7 @@ class Choices(Generic[_Base]):
         defaults = {option.name: getattr(instance, option.name) for option in options}
         check_defaults(types, defaults, of.__name__)
         for field, its_type in types.items():
-            for other in self.having(field):
+            for other in self.classes_with(field):
                 known = _field_types(self._classes[other])[field]
                 if other != name and repr(known | None) != repr(its_type | None):
                     raise LimnerError(
@@ -127,12 +127,12 @@ class Choices(Generic[_Base]):
         help_of = [argument_descriptions(of.__doc__) for of in self._classes.values()]
         texts = {name: text for each in reversed(help_of) for name, text in each.items()}
         return {
-            option: f"for {' and '.join(self.having(option))}: {texts[option]}"
+            option: f"for {' and '.join(self.classes_with(option))}: {texts[option]}"
             for option in self.option_types()
             if option in texts
         }
 
-    def having(self, option: str) -> list[str]:
+    def classes_with(self, option: str) -> list[str]:
         """Return the names of the classes that have an option."""
         return [name for name, of in self._classes.items() if option in _field_types(of)]
 
@@ -149,7 +149,7 @@ class Choices(Generic[_Base]):
         given = {option: value for option, value in options.items() if value is not None}
         for option in given:
             if option not in _field_types(of):
-                others = " or ".join(self.having(option))
+                others = " or ".join(self.classes_with(option))
                 hint = f"; it belongs to {others}" if others else ""
                 raise LimnerError(f"the {self.kind} {name} has no option {option}{hint}")
         try:

@@ -14,7 +14,7 @@ from limner.contract.codes import Encodes
 from limner.contract.editing import Edits, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
-from limner.contract.model import finished
+from limner.contract.model import finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
 
@@ -76,7 +76,7 @@ class EditsCodes(Encodes, Edits):
         """Return the number of frames, which is the same for all edits."""
         return _FRAMES
 
-    @finished
+    @finish_frames
     def _move_codes(
         self,
         n: int,
@@ -96,7 +96,7 @@ class EditsCodes(Encodes, Edits):
             s = strength * i / _FRAMES
             yield self.decode(math.sqrt(1 - s**2) * z + s * eps, c)
 
-    @finished
+    @finish_frames
     def _run_chain(
         self,
         n: int,

@@ -30,7 +30,7 @@ def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make `encode` check its pictures, and run in evaluation mode."""
 
     @functools.wraps(encode)
-    def checked(self: "Encodes", x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+    def wrapper(self: "Encodes", x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore
             check_images(x)  # not the range: a map of latent diffusion has any
         self.check_shape(x)
@@ -38,7 +38,7 @@ def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
         with usual_tensors(), evaluation_mode(self):
             return encode(self, x.to(weight), c)
 
-    return checked
+    return wrapper
 
 
 class Encodes(GenerativeModel):

@@ -44,7 +44,7 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """Return the command that installs an extra, from the current clone or from the package
     index."""
     clone = Path(__file__).parents[3]

@@ -15,11 +15,11 @@ from limner.contract.torch_defaults import usual_tensors
 _FAR = 8.0  # a larger maximum cannot be a sampler's overshoot
 
 
-def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
+def finish_frames(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
     """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
 
     @functools.wraps(frames)
-    def clamped(self: object, *args: Any, **kwargs: Any) -> Iterator[Images]:
+    def wrapper(self: object, *args: Any, **kwargs: Any) -> Iterator[Images]:
         name = type(self).__name__
         with usual_tensors(), torch.no_grad():
             painting: object = frames(self, *args, **kwargs)
@@ -39,7 +39,7 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
             last = frame.detach()
             yield last.float().clamp(-1, 1)
 
-    return clamped
+    return wrapper
 
 
 def check_range(frame: Images, name: str) -> None:

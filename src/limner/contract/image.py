@@ -113,7 +113,7 @@ class ImageSpec:
         size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
         return f"data.size={size} data.channels={self.channels}"
 
-    def resized(self, height: int, width: int) -> "ImageSpec":
+    def with_size(self, height: int, width: int) -> "ImageSpec":
         """Return the specification of the same data at another size."""
         return replace(self, height=height, width=width)
 
@@ -236,14 +236,14 @@ def _is_bool(dtype: torch.dtype) -> bool:
 _CONDITION: dict[str, tuple[str, int, Callable[[torch.dtype], bool], str]] = {
     "label": ("class numbers, one for each picture", 1, _is_int64, "as label=[3, 5]"),
     "text": (
-        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted converts words"
+        "token numbers, a row for each picture", 2, _is_int64, "limner.text_condition reads words"
     ),
     "image": (
         'floats in [-1, 1], "b c h w"', 4, _is_float, "limner.contract.image.from_uint8 makes them"
     ),
     "present": ("true or false, one for each picture", 1, _is_bool, "as torch.tensor([True])"),
     "avoid": (
-        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted converts words"
+        "token numbers, a row for each picture", 2, _is_int64, "limner.text_condition reads words"
     ),
     "weight": ("floats, one for each token of the text", 2, _is_float, "as torch.ones(text.shape)"),
 }  # fmt: skip
@@ -343,9 +343,9 @@ class Condition:
         length = max(positive.text.shape[1], self.avoid.shape[1])
         negative = replace(null, text=self.avoid, weight=None if self.weight is None else
                            torch.ones(self.avoid.shape).to(self.weight))  # fmt: skip
-        return positive.padded(length), negative.padded(length)
+        return positive.pad(length), negative.pad(length)
 
-    def padded(self, length: int) -> "Condition":
+    def pad(self, length: int) -> "Condition":
         """Return the same condition with texts of `length` tokens, which must not be shorter than
         theirs."""
         if self.text is None or (extra := length - self.text.shape[1]) == 0:
@@ -419,8 +419,8 @@ def one_for_each(n: int, c: Condition) -> Condition:
     """Return a condition of n rows, or without parts; one row is repeated n times."""
     if not isinstance(c, Condition):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(
-            f"{reprlib.repr(c)} is not a limner.Condition; limner.prompted(model.spec, ['a word']) "
-            "makes one from words, limner.Condition(label=[3]) from labels"
+            f"{reprlib.repr(c)} is not a limner.Condition; limner.text_condition(model.spec, "
+            "['a word']) makes one from words, limner.Condition(label=[3]) from labels"
         )
     if not isinstance(n, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(f"the number of pictures must be a whole number, not {n!r}")

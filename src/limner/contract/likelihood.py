@@ -48,7 +48,7 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
     """Make `log_prob` check its arguments and run in evaluation mode, except within `turns`."""
 
     @functools.wraps(log_prob)
-    def checked(
+    def wrapper(
         self: "LikelihoodModel", x: Images, c: Condition = Condition(), **options: Any
     ) -> Likelihood:
         check_images(x)
@@ -70,16 +70,16 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         if dtype in (torch.float32, torch.float64):  # others cannot tell all levels apart
             x = x.to(dtype)
         if self.learning:
-            return _checked(log_prob(self, x, c, **options), len(x), self)
+            return _check_likelihood(log_prob(self, x, c, **options), len(x), self)
         c = one_for_each(len(x), c)
         self.check_condition(c)
         with usual_tensors(), evaluation_mode(self):
-            return _checked(log_prob(self, x, c, **options), len(x), self)
+            return _check_likelihood(log_prob(self, x, c, **options), len(x), self)
 
-    return checked
+    return wrapper
 
 
-def _checked(value: object, n: int, model: object) -> Likelihood:
+def _check_likelihood(value: object, n: int, model: object) -> Likelihood:
     """Check the value of `log_prob` for n pictures, and return it.
 
     Raises:

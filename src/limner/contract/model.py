@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from limner.contract.attributes import check_attributes, check_players, check_spec, super_first
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
-from limner.contract.frames import check_end, check_frame, finished
+from limner.contract.frames import check_end, check_frame, finish_frames
 from limner.contract.image import Batch, Condition, Images, ImageSpec, check_images, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types
@@ -42,7 +42,7 @@ from limner.contract.options import (
     parameters_of,
     plain,
     shared_defaults,
-    validated,
+    validate_options,
 )
 
 _L = TypeVar("_L", bound="Learner")
@@ -113,7 +113,9 @@ def _record_config(init: Callable[..., None]) -> Callable[..., None]:
         arguments = dict(zip(places, args)) | kwargs
         for name in names:
             _check_nested_model(init, name, arguments)
-        values = validated(init, arguments, kind="model option", prefix="model.", skip=("spec",))
+        values = validate_options(
+            init, arguments, kind="model option", prefix="model.", skip=("spec",)
+        )
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
         options = {k: v for k, v in values.items() if k not in nested}
         _check_conditions(type(self), spec)
@@ -280,7 +282,7 @@ class GenerativeModel(Learner):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "frames" in cls.__dict__:
-            cls.frames = finished(cls.frames)
+            cls.frames = finish_frames(cls.frames)
 
     @abstractmethod
     def frames(
@@ -411,7 +413,7 @@ class GenerativeModel(Learner):
             if c.text.shape[1] > spec.text.length or not is_valid.all():
                 raise LimnerError(
                     "these tokens belong to another model; "
-                    "limner.prompted(model.spec, prompts) makes fitting ones"
+                    "limner.text_condition(model.spec, prompts) makes fitting ones"
                 )
 
     @classmethod
@@ -421,7 +423,7 @@ class GenerativeModel(Learner):
         Raises:
             LimnerError: an unknown or wrong option; the message names the nearest one.
         """
-        return validated(cls.frames, options, kind="sampler option", skip=_NOT_OPTIONS)
+        return validate_options(cls.frames, options, kind="sampler option", skip=_NOT_OPTIONS)
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:

@@ -45,7 +45,7 @@ def check_no_section(name: str, kind: str) -> None:
         )
 
 
-def is_own(registered: Any) -> bool:
+def is_builtin(registered: Any) -> bool:
     """Return whether a class or function belongs to the library."""
     return registered.__module__.partition(".")[0] == "limner"
 
@@ -55,5 +55,5 @@ def is_again(registered: Any, known: Any) -> bool:
     again."""
     names = {getattr(each, "__qualname__", None) for each in (registered, known)}
     modules = {registered.__module__, known.__module__}
-    is_rerun = "__main__" in modules and not any(map(is_own, (registered, known)))
+    is_rerun = "__main__" in modules and not any(map(is_builtin, (registered, known)))
     return len(names) == 1 and None not in names and (len(modules) == 1 or is_rerun)

@@ -124,7 +124,7 @@ def _shared_types(function: Callable[..., Any]) -> dict[str, Any]:
 def _check_free(choices: Choices[Any], taken: Iterable[str], reason: str) -> None:
     """Refuse options of classes whose names are taken."""
     for name in choices.option_types().keys() & set(taken):
-        owners = " and ".join(choices.having(name))
+        owners = " and ".join(choices.classes_with(name))
         raise LimnerError(
             f"the option {name} of the {choices.kind} {owners} {reason}; give it another name"
         )
@@ -242,7 +242,7 @@ def _fixed_length(annotation: Any) -> int | None:
     return len(tuples[0]) if tuples and ... not in tuples[0] else None
 
 
-def validated(
+def validate_options(
     function: Callable[..., Any],
     values: Mapping[str, Any],
     *,

@@ -14,9 +14,9 @@ from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
-from limner.contract.names import check_new_name, check_no_section, is_again, is_own
+from limner.contract.names import check_new_name, check_no_section, is_again, is_builtin
 from limner.contract.options import option_names, parameters_of
-from limner.contract.own_code import GROUP, file_in_places, package_name, package_places
+from limner.contract.package_errors import GROUP, file_in_places, package_name, package_places
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # packages of families that do not have the family's name
@@ -123,7 +123,7 @@ def register(
                 f"{getattr(model, '__name__', model)} is not a model; write @register(...) above a "
                 "class with limner.GenerativeModel or limner.LikelihoodModel as its base"
             )
-        if not is_own(model):  # register the library's names before any other
+        if not is_builtin(model):  # register the library's names before any other
             _load_families()
         previous = _entries.get(name)
         if previous and not is_again(model, previous.model):
@@ -213,7 +213,7 @@ def _check_options(model: type[Learner]) -> None:
     Raises:
         LimnerError: there is such an option, default or value.
     """
-    if not is_own(model):  # a test checks those of the library, which takes time
+    if not is_builtin(model):  # a test checks those of the library, which takes time
         _check_defaults(model)
     if hasattr(model, "frames") and "seed" in option_names(model.frames):  # pyright: ignore
         raise LimnerError(

@@ -244,7 +244,7 @@ def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=3)
 
 
-def prompted(
+def text_condition(
     spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warn
 ) -> Condition:
     """Return prompts as a condition, a row each, padded to the longest.

@@ -35,8 +35,8 @@ from limner.data.pictures import (
     Pictures,
     Source,
     channels_of,
-    each,
     gather_part,
+    map_pictures,
 )
 
 Size = tuple[int, int]
@@ -79,7 +79,8 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
     """Open a source, or a listing of it, with each picture in the size nearest in aspect ratio.
 
     Raises:
-        LimnerError: see `gather`; there is no data.size, or one of the sizes gets no picture.
+        LimnerError: see `decode_pictures`; there is no data.size, or one of the sizes gets no
+            picture.
     """
     if type(source).open is not Source.open:
         raise LimnerError(
@@ -103,7 +104,7 @@ def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> 
     total = max(len(listing.entries) + len(broken), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
-        heads = list(each(listing.entries, header, broken))
+        heads = list(map_pictures(listing.entries, header, broken))
         check_broken(broken, total, typed, source.broken)
         groups = {size: list[Entry]() for size in sizes}
         for entry, head in heads:

@@ -3,7 +3,7 @@
 import random
 from functools import partial
 
-from limner.data.composition import Scene, Thing, below, choose, pick
+from limner.data.composition import Scene, Thing, draw_below, draw_name, draw_word
 from limner.data.grounds import GROUNDS
 from limner.data.sprites import Object
 
@@ -47,10 +47,10 @@ def caption(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str
     """
     text = _subject(scene, objects, rng)
     if rng.random() < (0.2 if scene.ground == "white" else 0.6):
-        text += " " + pick(GROUNDS[scene.ground].words, rng)
-    if scene.style != "3d" or below(10, rng) == 0:
-        return pick(STYLED[scene.style], rng).format(text)
-    return text if below(10, rng) else pick(_FRAMES, rng).format(text)
+        text += " " + draw_word(GROUNDS[scene.ground].words, rng)
+    if scene.style != "3d" or draw_below(10, rng) == 0:
+        return draw_word(STYLED[scene.style], rng).format(text)
+    return text if draw_below(10, rng) else draw_word(_FRAMES, rng).format(text)
 
 
 def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str:
@@ -58,20 +58,20 @@ def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> st
     noun, things = partial(_noun, scene, objects, rng), scene.things
     if scene.skill == "counting":
         word, figure = _NUMBERS[len(things)]
-        return f"{figure if below(5, rng) == 0 else word} {noun(things[0], len(things))}"
+        return f"{figure if draw_below(5, rng) == 0 else word} {noun(things[0], len(things))}"
     if scene.relation is not None:
         kind, i, j = scene.relation
-        if kind in _OPPOSITE and below(2, rng):
+        if kind in _OPPOSITE and draw_below(2, rng):
             kind, i, j = _OPPOSITE[kind], j, i
         first, second = article(noun(things[i])), article(noun(things[j]))
-        return f"{first} {pick(_RELATIONS[kind], rng)} {second}"
+        return f"{first} {draw_word(_RELATIONS[kind], rng)} {second}"
     if len(things) == 1:
         words = noun(things[0])
-        return article(words) if below(8, rng) else words
+        return article(words) if draw_below(8, rng) else words
     nouns = [article(noun(thing)) for thing in things]
-    if below(2, rng):
+    if draw_below(2, rng):
         nouns.reverse()
-    conjunction = choose({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, rng)
+    conjunction = draw_name({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, rng)
     return ", ".join(nouns[:-1]) + (conjunction if len(nouns) == 2 else " and ") + nouns[-1]
 
 
@@ -85,5 +85,5 @@ def _noun(
     if thing.colour and (colour_matters or rng.random() < 0.15):
         words.insert(0, thing.colour)
     if thing.size:
-        words.insert(0, pick(_SIZES[thing.size], rng))
+        words.insert(0, draw_word(_SIZES[thing.size], rng))
     return " ".join(words)

@@ -17,8 +17,8 @@ from PIL import Image
 from limner.contract.errors import LimnerError, one_line
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
-from limner.data.decode import Header, fitted, flattened, header
-from limner.data.pictures import Entry, Listing, Source, each, none_in
+from limner.data.decode import Header, flatten, header, resize_to_fit
+from limner.data.pictures import Entry, Listing, Source, map_pictures, none_in
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.sources import (
@@ -208,10 +208,12 @@ class _Inspection(NamedTuple):
 
 def _inspect(image: Image.Image) -> _Inspection:
     """Return header, content hash and two thumbnails of an opened picture."""
-    head, flat = header(image), flattened(image)
+    head, flat = header(image), flatten(image)
     content = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
     thumb = np.asarray(flat.convert("L").resize((_THUMB, _THUMB)))
-    return _Inspection(head, content, thumb, fitted(flat.convert("RGB"), _TILE, _TILE, "pad"))
+    return _Inspection(
+        head, content, thumb, resize_to_fit(flat.convert("RGB"), _TILE, _TILE, "pad")
+    )
 
 
 def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedReport:
@@ -271,7 +273,7 @@ def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     interval = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
-        for entry, result in each(entries, _inspect, report.broken):
+        for entry, result in map_pictures(entries, _inspect, report.broken):
             if not copies[result.content] and len(thumbs) < _COMPARED:
                 thumbs[entry.name] = result.thumb
             copies[result.content].append(entry.name)

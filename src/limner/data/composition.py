@@ -127,7 +127,7 @@ def _share(*parts: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def held_out(scene: Scene) -> bool:
+def is_held_out(scene: Scene) -> bool:
     """Whether a scene has something that training never sees.
 
     This is a pair of objects, a pair of object and colour, or a counted object."""
@@ -198,11 +198,11 @@ class Composer:
         """
         for _ in range(_TRIES):
             scene = self._contents(rng)
-            is_held_out = split != "all" and held_out(scene)
-            if split == "held-out" and not is_held_out:
+            unseen = split != "all" and is_held_out(scene)
+            if split == "held-out" and not unseen:
                 continue
             if split in ("train", "test") and (
-                is_held_out or is_test_composition(scene) != (split == "test")
+                unseen or is_test_composition(scene) != (split == "test")
             ):
                 continue
             return self._place(scene, rng)
@@ -212,50 +212,50 @@ class Composer:
         )
 
     def _contents(self, rng: random.Random) -> Scene:
-        skill, style = choose(self.skills, rng), choose(self.styles, rng)
+        skill, style = draw_name(self.skills, rng), draw_name(self.styles, rng)
         needed = COLOURED.get(skill, 0)
         while len(self._coloured[style]) < needed:
-            style = choose(self.styles, rng)
+            style = draw_name(self.styles, rng)
         relation, size = None, None
         if skill == "single":
-            size = (None, None, None, "big", "small")[below(5, rng)]
+            size = (None, None, None, "big", "small")[draw_below(5, rng)]
             things = [self._thing(style, rng, 0.25, size)]
         elif skill == "colours":
             things = [self._thing(style, rng, 1.0)]
         elif skill == "counting":
-            things = [self._thing(style, rng, 0.25)] * (2 + below(3, rng))
+            things = [self._thing(style, rng, 0.25)] * (2 + draw_below(3, rng))
         else:
-            count = 3 + below(2, rng) if skill == "several" else 2
+            count = 3 + draw_below(2, rng) if skill == "several" else 2
             count = min(count, len(self.vocabulary))
             rate = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
             things = self._different(count, style, rng, rate)
             if skill == "position":
-                kind = choose(self.relations, rng)
+                kind = draw_name(self.relations, rng)
                 if kind == "inside" and not self._containers:
                     kind = "above"
                 if kind == "inside":
-                    container = self._containers[below(len(self._containers), rng)]
+                    container = self._containers[draw_below(len(self._containers), rng)]
                     if things[0].name == container:
                         things.reverse()
                     things[1] = self._with_own_colour(self._by_name[container], style)
                 relation = kind, 0, 1
-            elif skill == "two" and below(5, rng) == 0:
-                big = below(2, rng)
+            elif skill == "two" and draw_below(5, rng) == 0:
+                big = draw_below(2, rng)
                 things[big] = replace(things[big], size="big")
                 things[1 - big] = replace(things[1 - big], size="small")
         return Scene(
-            skill, style, self._ground(style, things, rng), below(1 << 16, rng),
+            skill, style, self._ground(style, things, rng), draw_below(1 << 16, rng),
             tuple(things), relation,
         )  # fmt: skip
 
     def _thing(self, style: str, rng: random.Random, rate: float, size: str | None = None) -> Thing:
         """Draw an object, recoloured with probability `rate`; if 1, a colourable one."""
         candidates = self._coloured[style] if rate == 1 else self.vocabulary
-        obj = candidates[below(len(candidates), rng)]
+        obj = candidates[draw_below(len(candidates), rng)]
         natural, colours = obj.natural[style], obj.colours(style)
         if not colours or rng.random() >= rate:
             return Thing(obj.name, natural, size=size)
-        colour = colours[below(len(colours), rng)]
+        colour = colours[draw_below(len(colours), rng)]
         return Thing(obj.name, colour, colour == natural, size)
 
     def _with_own_colour(self, obj: Object, style: str) -> Thing:
@@ -280,10 +280,10 @@ class Composer:
             if u < 0.4:
                 ground = "white"
             elif u < 0.78:
-                ground = PLAIN[1 + below(len(PLAIN) - 1, rng)]
+                ground = PLAIN[1 + draw_below(len(PLAIN) - 1, rng)]
             else:
                 settings = tuple(name for name in GROUNDS if name not in PLAIN)
-                ground = settings[below(len(settings), rng)]
+                ground = settings[draw_below(len(settings), rng)]
             hidden = colours & {*GROUNDS[ground].colours}
             if not hidden and (style != "line" or GROUNDS[ground].light):
                 return ground
@@ -309,7 +309,7 @@ class Composer:
         return replace(scene, things=things)
 
 
-def choose(shares: dict[str, float], rng: random.Random) -> str:
+def draw_name(shares: dict[str, float], rng: random.Random) -> str:
     """Draw a name with probabilities proportional to the shares."""
     rest = rng.random() * sum(shares.values())
     for name, share in shares.items():
@@ -319,14 +319,14 @@ def choose(shares: dict[str, float], rng: random.Random) -> str:
     return next(reversed(shares))  # rounding
 
 
-def below(n: int, rng: random.Random) -> int:
+def draw_below(n: int, rng: random.Random) -> int:
     """Draw an integer from 0 to n - 1; only `random()` is the same in all Python versions."""
     return int(n * rng.random())
 
 
-def pick(words: tuple[str, ...], rng: random.Random) -> str:
+def draw_word(words: tuple[str, ...], rng: random.Random) -> str:
     """Draw one of several words, all equally likely."""
-    return words[below(len(words), rng)]
+    return words[draw_below(len(words), rng)]
 
 
 def _between(low: float, high: float, rng: random.Random) -> float:
@@ -432,7 +432,7 @@ def _scatter(shapes: Shapes, rng: random.Random, may_overlap: bool, grid: int) -
                 x = _between(_MARGIN, 1 - _MARGIN - shape[0], rng)
                 y = _between(_MARGIN, 1 - _MARGIN - shape[1], rng)
                 box = _snap(_at(x, y, shape), grid)
-                if not may_overlap and any(_touching(box, other) for other in boxes):
+                if not may_overlap and any(_touch(box, other) for other in boxes):
                     break
                 boxes.append(box)
             else:
@@ -440,7 +440,7 @@ def _scatter(shapes: Shapes, rng: random.Random, may_overlap: bool, grid: int) -
         factor *= 0.95
 
 
-def _touching(a: Box, b: Box) -> bool:
+def _touch(a: Box, b: Box) -> bool:
     gap = 0.02
     return (
         a.left < b.right + gap

@@ -239,13 +239,13 @@ def _checking(method: Callable[..., Any], name: str, check: Check) -> Callable[.
     """Wrap a method of a data set with a check of its result."""
 
     @functools.wraps(method)
-    def checked(self: Dataset, indices: Int[Tensor, "b"], *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Dataset, indices: Int[Tensor, "b"], *args: Any, **kwargs: Any) -> Any:
         result = method(self, indices, *args, **kwargs)
         who = f"{name} of {type(self).__name__}"
         check(result, len(indices), who, self.spec, bool(self.sizes))
         return result
 
-    return checked
+    return wrapper
 
 
 def check_dataset(data: object) -> None:

@@ -1,7 +1,7 @@
 """Decoding of picture files to 8-bit grey or RGB, upright, on white.
 
-    file -> `reading` (format and limits checked, nothing decoded) -> `flattened` (first frame,
-    upright, on white, 8 bits) -> `fitted` (the requested size) -> uint8 "c h w"
+    file -> `read_with` (format and limits checked, nothing decoded) -> `flatten` (first frame,
+    upright, on white, 8 bits) -> `resize_to_fit` (the requested size) -> uint8 "c h w"
 
 No file is trusted: only raster formats are tried, sizes are limited before decoding, and any error
 of a decoder becomes an `UndecodableError` with a reason.
@@ -78,7 +78,7 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
+def read_with(opener: Opener, use: Callable[[Image.Image], T]) -> T:
     """Open a picture file, check its size, and return the result of `use` on it.
 
     Raises:
@@ -140,7 +140,7 @@ def is_grey(mode: str) -> bool:
     return mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16")
 
 
-def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
+def flatten(image: Image.Image, ground: str = "white") -> Image.Image:
     """Return the first frame, upright, composited on a ground colour, in mode L or RGB."""
     grey = is_grey(image.mode)
     image.load()
@@ -189,13 +189,13 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     return result.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else result
 
 
-def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
+def upright_frame(image: Image.Image) -> UInt8[Tensor, "k h w"]:
     """Return the current frame of an opened picture, upright and in its original size.
 
     It has three channels, or a fourth with alpha if the picture is transparent anywhere.
     """
     if not image.has_transparency_data:
-        picture = flattened(_in_srgb(image)).convert("RGB")
+        picture = flatten(_in_srgb(image)).convert("RGB")
     else:
         image = _in_srgb(image)
         orientation = _orientation(image)
@@ -206,7 +206,7 @@ def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
+def resize_to_fit(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
     """Resize a picture with antialiasing: centre crop, pad with white, or stretch."""
     size, bicubic = (width, height), Image.Resampling.BICUBIC
     if image.size == size:
@@ -228,10 +228,10 @@ def to_pixels(
     ground: str = "white",
 ) -> UInt8[Tensor, "c h w"]:
     """Convert an opened picture, or one half of it, to sRGB pixels of a given shape."""
-    image = flattened(_in_srgb(image), ground)
+    image = flatten(_in_srgb(image), ground)
     if half:
         middle = image.width // 2
         left, right = (0, middle) if half == "left" else (image.width - middle, image.width)
         image = image.crop((left, 0, right, image.height))
-    image = fitted(image.convert("L" if channels == 1 else "RGB"), height, width, fit)
+    image = resize_to_fit(image.convert("L" if channels == 1 else "RGB"), height, width, fit)
     return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)

@@ -19,7 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.options import Positive
 from limner.data.captions import STYLED
 from limner.data.files import Files, zip_files
-from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather
+from limner.data.pictures import Entry, Listing, Pictures, Report, Source, decode_pictures
 
 _PEOPLE = "people & body"
 _STYLES = {"fluent": ("3d", "flat", "line"), "all": ("3d", "flat", "line", "noto")}
@@ -79,7 +79,7 @@ class Emoji(Source):
 
 @lru_cache(maxsize=2)
 def _cached_pictures(source: Emoji, typed: str) -> Pictures:
-    return gather(source, typed)
+    return decode_pictures(source, typed)
 
 
 def _archive(name: str) -> Files:

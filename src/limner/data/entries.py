@@ -9,10 +9,10 @@ from limner.contract.errors import LimnerError
 from limner.data.decode import Opener
 
 Report = Callable[[str], None]
-"""Called with a message about faulty data; `stop` raises it, `limner data check` collects it."""
+"""Called with a message about faulty data: `raise_error`, or a list of `limner data check`."""
 
 
-def stop(message: str) -> NoReturn:
+def raise_error(message: str) -> NoReturn:
     """Raise the message: the `Report` for training, which needs valid data."""
     raise LimnerError(message)
 

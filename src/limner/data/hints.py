@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.contract.errors import LimnerError, install, unknown
+from limner.contract.errors import LimnerError, install_command, unknown
 from limner.contract.image import Images, ImageSpec
 from limner.contract.upscaling import resize
 
@@ -128,14 +128,14 @@ def edges(x: Images) -> Float[Tensor, "b 1 h w"]:
 def scribble(x: Images) -> Float[Tensor, "b 1 h w"]:
     """Return edges of the blurred picture, one pixel and two sixty-fourths of the side wide."""
     unit = x.shape[-1] / 64
-    return _widened(_edges(x, max(1.0, 2 * unit), 0.5), max(1, round(unit)))
+    return _widen(_edges(x, max(1.0, 2 * unit), 0.5), max(1, round(unit)))
 
 
 def line(x: Images) -> Float[Tensor, "b 1 h w"]:
     """Return soft lines: 1 on lines, -1 elsewhere."""
     s = max(0.5, 0.7 * x.shape[-1] / 64)
     grey = (brightness(x) + 1) / 2
-    darker = (_blurred(grey, _WIDE * s) - _blurred(grey, s)).clamp(min=0)
+    darker = (_blur(grey, _WIDE * s) - _blur(grey, s)).clamp(min=0)
     return 2 * torch.tanh(_SLOPE * darker) - 1
 
 
@@ -158,7 +158,7 @@ def _canny() -> Callable[..., np.ndarray]:
     try:
         from skimage.feature import canny  # pyright: ignore
     except ModuleNotFoundError:
-        raise LimnerError(f"edges need scikit-image; type: {install('control')}") from None
+        raise LimnerError(f"edges need scikit-image; type: {install_command('control')}") from None
     return canny
 
 
@@ -170,12 +170,12 @@ def _edges(x: Images, sigma: float, factor: float = 1.0) -> Float[Tensor, "b 1 h
     return 2 * torch.from_numpy(np.stack(maps))[:, None].to(x) - 1
 
 
-def _widened(x: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w"]:
+def _widen(x: Float[Tensor, "b 1 h w"], radius: int) -> Float[Tensor, "b 1 h w"]:
     """Return the maximum over a square that extends `radius` pixels to each side."""
     return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
 
 
-def _blurred(x: Float[Tensor, "b 1 h w"], sigma: float) -> Float[Tensor, "b 1 h w"]:
+def _blur(x: Float[Tensor, "b 1 h w"], sigma: float) -> Float[Tensor, "b 1 h w"]:
     """Apply a Gaussian blur, with replicated borders."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)

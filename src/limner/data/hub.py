@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from limner.contract.errors import LimnerError, first_line, install, unknown
+from limner.contract.errors import LimnerError, first_line, install_command, unknown
 from limner.data.folder import CAPTION_COLUMNS
 from limner.data.records import Shard
 from limner.data.rows import ArrowRows, Columns, Groups, ParquetRows, holds_pictures, one_column
 from limner.data.sharded import Sharded
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 _ROWS = 1024  # rows of an Arrow file per shard
 _WINDOW = 2048  # default shuffle window for streaming, in pictures
@@ -71,7 +71,7 @@ class Hub(Sharded):
             table = self._table(name)
             files = [Path(file["filename"]) for file in table.cache_files]
             state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-            table_key = key("arrow", state, name, len(table), self._columns)
+            table_key = cache_key("arrow", state, name, len(table), self._columns)
             tables = {column: one_column(table, column) for column in self._columns.all}
             shards += [
                 ArrowRows(tables, i, min(i + _ROWS, len(table)), self._columns, name, table_key)
@@ -219,7 +219,9 @@ class Hub(Sharded):
             info = self._call_library(lambda s=system, p=place: s.info(p))
             state = [info.get(name) for name in ("size", "mtime", "etag", "blob_id")]
             opener = partial(system.open, place, "rb")
-            files.append((opener, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
+            files.append(
+                (opener, place.rpartition("/")[2], cache_key("parquet", path, *map(str, state)))
+            )
         return files
 
     def _check_split(self, split: str) -> None:
@@ -251,7 +253,9 @@ class Hub(Sharded):
         try:
             import datasets  # noqa: F401
         except ModuleNotFoundError:
-            raise LimnerError(f"hf: needs the library datasets; type: {install('hf')}") from None
+            raise LimnerError(
+                f"hf: needs the library datasets; type: {install_command('hf')}"
+            ) from None
 
 
 def _slice_of(saved: Mapping[str, Any], split: str) -> Any:

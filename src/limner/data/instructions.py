@@ -33,16 +33,16 @@ from limner.data.captions import article
 from limner.data.composition import (
     Scene,
     Thing,
-    below,
-    choose,
-    held_out,
+    draw_below,
+    draw_name,
+    draw_word,
+    is_held_out,
     is_test_composition,
-    pick,
 )
 from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
 from limner.data.pictures import Pictures
-from limner.data.scene_edits import fitted, other_colours, other_objects
+from limner.data.scene_edits import largest_box, other_colours, other_objects
 from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, read_shares
 from limner.data.sprites import STYLES, Object, aspect
 
@@ -171,10 +171,10 @@ class InstructedScenes(ComposedScenes):
         if self.single and rng.random() < self.options.emoji:
             before = bisect(self._edges, rng.random() * self._edges[-1])
             others = self._other_styles[before]
-            after = others[below(len(others), rng)]
-            style = pick(_STYLES[_style(self.single, after)], rng)
-            return Redrawing(before, after, pick(_WORDS["style"], rng).format(style=style))
-        kind = choose(self.kinds, rng)
+            after = others[draw_below(len(others), rng)]
+            style = draw_word(_STYLES[_style(self.single, after)], rng)
+            return Redrawing(before, after, draw_word(_WORDS["style"], rng).format(style=style))
+        kind = draw_name(self.kinds, rng)
         split, minimum = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
             scene = self.composer.draw(split, rng)
@@ -183,7 +183,7 @@ class InstructedScenes(ComposedScenes):
             instruction = draw_instruction(kind, scene, self.objects, self.composer.styles, rng)
             if instruction and (
                 split != "train"
-                or not (held_out(instruction.after) or is_test_composition(instruction.after))
+                or not (is_held_out(instruction.after) or is_test_composition(instruction.after))
             ):
                 return instruction
         raise LimnerError(
@@ -251,13 +251,13 @@ def draw_instruction(
     """
     if kind == "ground":
         after = _on_other_ground(scene, rng)
-        slots = {"ground": pick(GROUNDS[after.ground].words, rng)}
+        slots = {"ground": draw_word(GROUNDS[after.ground].words, rng)}
         return _instruction("ground", scene, after, slots, None, rng)
     if kind == "style":
         after = _in_other_style(scene, objects, styles, rng)
-        slots = {"style": pick(_STYLES[after.style], rng)} if after else {}
+        slots = {"style": draw_word(_STYLES[after.style], rng)} if after else {}
         return after and _instruction("style", scene, after, slots, None, rng)
-    place = below(len(scene.things), rng)
+    place = draw_below(len(scene.things), rng)
     thing = scene.things[place]
     others = (*scene.things[:place], *scene.things[place + 1 :])
     if kind in ("add", "remove"):
@@ -275,7 +275,7 @@ def draw_instruction(
         candidates = other_objects(scene, place, False, objects)
     if not candidates:
         return None
-    new = candidates[below(len(candidates), rng)]
+    new = candidates[draw_below(len(candidates), rng)]
     after = replace(scene, things=(*scene.things[:place], new, *scene.things[place + 1 :]))
     slots = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
     final_kind: InstructionKind = "colour" if kind == "colour" else "object"
@@ -290,7 +290,7 @@ def _instruction(
     changed_thing: Thing | None,
     rng: random.Random,
 ) -> Instruction:
-    words = pick(_WORDS[kind], rng).format(**slots)
+    words = draw_word(_WORDS[kind], rng).format(**slots)
     return Instruction(kind, before, after, words, changed_thing)
 
 
@@ -318,7 +318,7 @@ def _on_other_ground(scene: Scene, rng: random.Random) -> Scene:
         and not colours & {*ground.colours}
         and (scene.style != "line" or ground.light)
     ]
-    return replace(scene, ground=names[below(len(names), rng)])
+    return replace(scene, ground=names[draw_below(len(names), rng)])
 
 
 def _in_other_style(
@@ -336,11 +336,11 @@ def _in_other_style(
         is_light = style != "line" or GROUNDS[scene.ground].light
         if all(things) and not hidden and is_light:
             scenes.append(replace(scene, style=style, things=tuple(t for t in things if t)))
-    return scenes[below(len(scenes), rng)] if scenes else None
+    return scenes[draw_below(len(scenes), rng)] if scenes else None
 
 
 def _restyle(style: str, thing: Thing, obj: Object) -> Thing | None:
-    box = fitted(thing.box, aspect(thing.name, style))
+    box = largest_box(thing.box, aspect(thing.name, style))
     if thing.natural:
         return replace(thing, colour=obj.natural[style], box=box)
     if thing.colour not in obj.colours(style):

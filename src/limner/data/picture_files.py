@@ -18,9 +18,9 @@ from limner.data.decode import (
     UNREAD,
     UNREAD_REASON,
     UndecodableError,
-    reading,
+    read_with,
     to_pixels,
-    whole,
+    upright_frame,
 )
 from limner.data.files import folder_files
 
@@ -50,12 +50,12 @@ def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
     opener = partial(path.open, "rb")
     shape = {"channels": spec.channels, "height": spec.height, "width": spec.width}
     try:
-        if sheet and sheet == [*reading(opener, lambda image: image.size)]:
+        if sheet and sheet == [*read_with(opener, lambda image: image.size)]:
             raise LimnerError(
                 f"'{path}' shows several pictures side by side; crop one and give that, or "
                 "paint with limner sample --separate"
             )
-        pixels = reading(opener, partial(to_pixels, fit="crop", ground=ground, **shape))
+        pixels = read_with(opener, partial(to_pixels, fit="crop", ground=ground, **shape))
     except UndecodableError as error:
         raise _not_a_picture(path, error) from None
     return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
@@ -150,7 +150,7 @@ def read_frames(path: Path) -> Animation:
     """
     _check_file(path)
     try:
-        return reading(lambda: path.open("rb"), _frames)
+        return read_with(lambda: path.open("rb"), _frames)
     except UndecodableError as error:
         raise _not_a_picture(path, error) from None
 
@@ -162,7 +162,7 @@ def _frames(image: Image.Image) -> Animation:
     durations: list[int] = []
     for i in range(count):
         image.seek(i)
-        frames.append(whole(image))
+        frames.append(upright_frame(image))
         durations.append(round(image.info.get("duration", png.GIF_MS)) if count > 1 else 0)
     if any(len(frame) == 4 for frame in frames):
         frames = [frame if len(frame) == 4 else _opaque(frame) for frame in frames]

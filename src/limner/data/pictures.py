@@ -1,7 +1,7 @@
 """Pictures in files, and the options that all sources share.
 
-A `Source` lists its files with labels and captions (`listing`). `gather` decodes them once, leaves
-broken ones out, and makes a `Pictures` data set of the rest.
+A `Source` lists its files with labels and captions (`listing`). `decode_pictures` decodes them,
+leaves broken ones out, and makes a `Pictures` data set of the rest.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ from limner.data.decode import (
     Header,
     UndecodableError,
     check_pixels,
-    flattened,
+    flatten,
     header,
     is_grey,
-    reading,
+    read_with,
     to_pixels,
 )
-from limner.data.entries import Entry, Listing, Report, check_listing, stop
+from limner.data.entries import Entry, Listing, Report, check_listing, raise_error
 from limner.data.hints import REDUCTION, Hint
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class Source(ABC):
     def listing(self, report: Report) -> Listing:
         """List the pictures of the split; problems of the data as a whole go to `report`."""
 
-    def checked_listing(self, report: Report = stop) -> Listing:
+    def checked_listing(self, report: Report = raise_error) -> Listing:
         """Return the listing of a source, which may be of any package.
 
         Raises:
@@ -136,7 +136,7 @@ class Source(ABC):
 
     def open(self, typed: str) -> Dataset:
         """Open the data set; `typed` is the source as it was typed."""
-        return gather(self, typed)
+        return decode_pictures(self, typed)
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -184,7 +184,7 @@ class FittedPictures(Dataset):
             remedy = "give a metadata.csv or a .txt next to each picture (docs/data.md)"
             raise LimnerError(f"{typed} has no captions; {remedy}, or leave data.text=true out")
         self.spec = ImageSpec(*shape, levels, classes, frequencies, text)
-        self._decode = partial(to_pixels, **fitting(source, shape))
+        self._decode = partial(to_pixels, **pixel_arguments(source, shape))
         self._options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
         self._options += ["floor"] if self.floors else []
 
@@ -292,7 +292,7 @@ class Pictures(FittedPictures):
         return texts
 
 
-def each(
+def map_pictures(
     entries: Sequence[Entry], use: Callable[[Image.Image], T], broken: Reasons
 ) -> Iterator[tuple[Entry, T]]:
     """Yield the result of `use` for each picture, in order, with threads; note broken ones."""
@@ -301,7 +301,7 @@ def each(
         results = []
         for entry in batch:
             try:
-                results.append((entry, reading(entry.open, use)))
+                results.append((entry, read_with(entry.open, use)))
             except UndecodableError as reason:
                 results.append((entry, reason))
         return results
@@ -327,7 +327,7 @@ def decode_entries(
         LimnerError: one is not valid any more.
     """
     broken: Reasons = []
-    pictures = [picture for _, picture in each(entries, decode, broken)]
+    pictures = [picture for _, picture in map_pictures(entries, decode, broken)]
     if broken:
         raise LimnerError(f"'{broken[0][0]}' can no longer be read: {broken[0][1]}")
     return torch.stack(pictures)
@@ -339,7 +339,7 @@ def none_in(typed: str, split: str) -> LimnerError:
     return LimnerError(f"{typed} has no pictures in split '{split}'; give {other}")
 
 
-def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
+def decode_pictures(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
     """Decode the pictures of a source or listing once, and leave broken ones out.
 
     Raises:
@@ -353,9 +353,9 @@ def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictur
         raise none_in(typed, source.split)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
-        heads = list(each(listing.entries, header, broken))
+        heads = list(map_pictures(listing.entries, header, broken))
         if too_many(len(broken), total, source.broken):  # report files with broken pixels, too
-            for _ in each([entry for entry, _ in heads], _decodes, broken):
+            for _ in map_pictures([entry for entry, _ in heads], _decodes, broken):
                 pass
         check_broken(broken, total, typed, source.broken)
         sizes = [(e.name, h.width // (2 if source.half else 1), h.height) for e, h in heads]
@@ -384,13 +384,13 @@ def gather_part(
         shape: (channels, height, width).
         broken: broken files with reasons, to which further ones are added.
     """
-    arguments = fitting(source, shape)
+    arguments = pixel_arguments(source, shape)
     loaded = shape[0], arguments["height"], arguments["width"]
     fits = len(listing.entries) * math.prod(loaded) <= source.memory * 2**30
     pixels = torch.empty((len(listing.entries), *loaded), dtype=torch.uint8) if fits else None
     content = hashlib.sha256()
     entries: list[Entry] = []
-    for entry, picture in each(listing.entries, partial(to_pixels, **arguments), broken):
+    for entry, picture in map_pictures(listing.entries, partial(to_pixels, **arguments), broken):
         content.update(picture.numpy().tobytes())
         if pixels is not None:
             pixels[len(entries)] = picture
@@ -401,7 +401,7 @@ def gather_part(
     return Pictures(source, typed, listing, entries, shape, pixels, content.hexdigest(), broken)
 
 
-def fitting(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
+def pixel_arguments(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
     """Return the arguments of `to_pixels` for a source."""
     channels, height, width = shape
     if source.load_size:
@@ -423,4 +423,4 @@ def common_size(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
 
 
 def _decodes(image: Image.Image) -> None:
-    flattened(image)
+    flatten(image)

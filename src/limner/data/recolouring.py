@@ -80,7 +80,7 @@ def rgb(colour: Colour) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def nearest(colour: Colour) -> str | None:
+def nearest_name(colour: Colour) -> str | None:
     """Return the name of a colour; None if no name is near enough, such as for beige."""
 
     def distance(name: str) -> float:
@@ -94,7 +94,7 @@ def nearest(colour: Colour) -> str | None:
     return name if distance(name) < _NAMED else None
 
 
-def ruling(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
+def dominant_colour(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
     """Return the dominant colour of a picture; None if there are several.
 
     A hue is dominant if most of the chroma is within 35 degrees of it, on at least a fifth of the
@@ -121,14 +121,14 @@ def ruling(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
     return Colour(float((weight * lab[..., 0]).sum()), strength, centre)
 
 
-def recoloured(
+def recolour(
     rgba: UInt8[np.ndarray, "h w 4"], was: Colour, colour: Colour
 ) -> UInt8[np.ndarray, "h w 4"]:
     """Replace the dominant colour of a picture.
 
     Args:
         rgba: the picture; its transparency is kept.
-        was: its dominant colour, as returned by `ruling`.
+        was: its dominant colour, as returned by `dominant_colour`.
         colour: the new colour.
     """
     lab = to_oklab(rgba[..., :3])

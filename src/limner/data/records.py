@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from limner.data.broken_files import Reasons
-from limner.data.decode import UndecodableError, flattened, header, is_grey, reading
+from limner.data.decode import UndecodableError, flatten, header, is_grey, read_with
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, load_kept
+from limner.runtime.cache import cache_folder, keep_tensors, load_kept
 from limner.runtime.progress import painting_progress
 
 Place = tuple[int, ...]
@@ -176,7 +176,7 @@ def index_shards(shards: Sequence[Shard]) -> Index:
         part = load_kept(paths[shard.key])
         if part is None:
             part = survey(shard)
-            keep(paths[shard.key], part)
+            keep_tensors(paths[shard.key], part)
         return shard.key, part
 
     if missing:
@@ -231,10 +231,10 @@ def _measure(data: bytes) -> tuple[int, int, bool]:
 
     def use(image: Image.Image) -> tuple[int, int, bool]:
         head = header(image)
-        flattened(image)
+        flatten(image)
         return head.width, head.height, is_grey(head.mode)
 
-    return reading(lambda: io.BytesIO(data), use)
+    return read_with(lambda: io.BytesIO(data), use)
 
 
 def _bytes(data: bytes) -> UInt8[Tensor, "n"]:

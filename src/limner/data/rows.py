@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 _READ = 64  # rows of an Arrow file read at a time
 
@@ -81,7 +81,7 @@ class ArrowRows(_Rows):
     ) -> None:
         self.tables, self.columns, self.name = tables, columns, name
         self.rows = range(first, stop)
-        self.key = key(of, first, stop)
+        self.key = cache_key(of, first, stop)
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order."""
@@ -112,7 +112,7 @@ class ParquetRows(_Rows):
         self, open: Callable[[], IO[bytes]], columns: Columns, name: str, of: str, groups: "Groups"
     ) -> None:
         self.open, self.columns, self.name = open, columns, name
-        self.key, self.groups = key(of, columns), groups
+        self.key, self.groups = cache_key(of, columns), groups
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from limner.data.captions import caption
-from limner.data.composition import Box, Scene, Thing, below
+from limner.data.composition import Box, Scene, Thing, draw_below
 from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS
 from limner.data.sprites import Object, aspect
@@ -76,9 +76,9 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
     kinds: list[EditKind] = [kind for kind, places in candidates.items() if places]
     if not kinds:
         return None
-    kind = kinds[below(len(kinds), rng)]
-    place, things = candidates[kind][below(len(candidates[kind]), rng)]
-    new, old = things[below(len(things), rng)], scene.things[place]
+    kind = kinds[draw_below(len(kinds), rng)]
+    place, things = candidates[kind][draw_below(len(candidates[kind]), rng)]
+    new, old = things[draw_below(len(things), rng)], scene.things[place]
     # `natural` is unchanged, so that the caption draws the same wording.
     caption_thing = replace(
         old, name=new.name, colour=new.colour if kind == "colour" else old.colour
@@ -107,7 +107,7 @@ def other_objects(scene: Scene, place: int, named: bool, objects: dict[str, Obje
         colour = old.colour if named else natural
         if name in names or colour in hidden or (named and not obj.colours(scene.style)):
             continue
-        box = fitted(old.box, aspect(name, scene.style))
+        box = largest_box(old.box, aspect(name, scene.style))
         things.append(replace(old, name=name, colour=colour, natural=colour == natural, box=box))
     return things
 
@@ -124,7 +124,7 @@ def other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list[
     ]
 
 
-def fitted(box: Box, ratio: float) -> Box:
+def largest_box(box: Box, ratio: float) -> Box:
     """Return the largest box with a ratio of width to height inside another, with its centre."""
     width, height = box.right - box.left, box.bottom - box.top
     new_width = min(width, height * ratio)

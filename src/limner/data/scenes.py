@@ -218,7 +218,7 @@ class ComposedScenes(Dataset):
         pictures: list[UInt8[Tensor, "c h w"]] = []
         for item in items:
             if isinstance(item, Scene):
-                pictures.append(drawn_pixels(item, self.spec))
+                pictures.append(draw_pixels(item, self.spec))
             else:
                 assert self.single is not None
                 pictures.append(self.single.pixels(torch.tensor([item]))[0])
@@ -251,7 +251,7 @@ class ComposedScenes(Dataset):
             return self.truth(indices)
         if kind not in ("mask", "boxes"):
             return super().hints(indices, numbers, seed, view, x)
-        draw = drawn_mask if kind == "mask" else drawn_boxes
+        draw = draw_mask if kind == "mask" else draw_boxes
         scenes = [self.scene(index) for index in indices.tolist()]
         pixels = torch.stack([draw(scene, self.size) for scene in scenes if scene is not None])
         return 2.0 * pixels[:, None] - 1
@@ -343,7 +343,7 @@ def draw_scene(scene: Scene, size: int) -> Image.Image:
     return canvas
 
 
-def drawn_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
+def draw_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
     """Draw a scene as pixels."""
     image = draw_scene(scene, spec.height)
     if spec.channels == 1:
@@ -364,12 +364,12 @@ def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
     return torch.from_numpy(covered)
 
 
-def drawn_mask(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
+def draw_mask(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
     """Return a mask of all things of a scene."""
     return masks(scene, size).any(0)
 
 
-def drawn_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
+def draw_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
     """Draw the boxes of a scene's things, with later ones in front.
 
     Each box has an empty frame around it, which separates boxes that touch.

@@ -31,9 +31,9 @@ from limner.data.pictures import (
     Source,
     common_size,
     decode_entries,
-    fitting,
     none_in,
-    stop,
+    pixel_arguments,
+    raise_error,
 )
 from limner.data.records import Index, Shard, index_shards
 
@@ -177,7 +177,7 @@ class Sharded(Source):
         Raises:
             LimnerError: see `Source.open`.
         """
-        selection = self.choose(stop)
+        selection = self.choose(raise_error)
         if selection.total:
             check_broken(selection.broken, selection.total, typed, self.broken)
         if not len(selection.numbers):
@@ -248,7 +248,7 @@ class Records(FittedPictures):
         )
         self.selection, self.skipped = selection, tuple(selection.broken)
         self._window = source.window
-        arguments = fitting(source, shape)
+        arguments = pixel_arguments(source, shape)
         if source.hint_key:
             grey = bool((index.fact("hint")[numbers] == 1).all())
             hint = ImageSpec(1 if grey else 3, *shape[1:], domain=source.hint_key)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.names import check_new_name, check_no_section, is_again
-from limner.contract.options import parse_value, validated
+from limner.contract.options import parse_value, validate_options
 from limner.contract.registry import import_packages
 from limner.data.buckets import open_buckets
 from limner.data.dataset import Dataset
@@ -23,7 +23,7 @@ from limner.data.folder import Folder, Zip
 from limner.data.hub import Hub
 from limner.data.instructions import Instructions
 from limner.data.mixed import MixedSources, read_weights
-from limner.data.pictures import Listing, Source, gather, stop
+from limner.data.pictures import Listing, Source, decode_pictures, raise_error
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.standard_sets import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
@@ -148,7 +148,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         raise LimnerError(f"data source '{typed}' has a wrong form; type {forms[kind]}")
     source_type = _kinds[kind]
     all_options = typed_options | options
-    values = validated(
+    values = validate_options(
         source_type,
         all_options,
         kind="data option",
@@ -289,7 +289,7 @@ def open_one(source: Source, typed: str, listing: Listing | None = None) -> Data
     if source.buckets and source.split in _TRAINED_ON:
         data = open_buckets(source, typed, listing)
     else:
-        data = gather(source, typed, listing) if listing else source.open(typed)
+        data = decode_pictures(source, typed, listing) if listing else source.open(typed)
     if source.hint is not None and data.spec.hint is None:
         data.compute_hints(source.hint, source.reduction)
     return data
@@ -302,7 +302,7 @@ def _with_counterparts(a: Source, b: Source) -> Source:
     if not (a.holdout and b.holdout):
         return a
     sources = (replace(d, split="all", labels=False, captions=False) for d in (a, b))
-    names_a, names_b = ([entry.name for entry in d.listing(stop).entries] for d in sources)
+    names_a, names_b = ([entry.name for entry in d.listing(raise_error).entries] for d in sources)
     counterparts = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
     return replace(a, held_out_as=counterparts)
 

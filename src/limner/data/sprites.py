@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from limner.contract.errors import LimnerError, unknown
-from limner.data.recolouring import COLOURS, Colour, nearest, recoloured
+from limner.data.recolouring import COLOURS, Colour, nearest_name, recolour
 
 STYLES = ("3d", "flat", "line", "noto")
 """The artists: Fluent Emoji in three styles, and Noto Emoji."""
@@ -77,7 +77,7 @@ def objects() -> tuple[Object, ...]:
     things = []
     for row in rows:
         ruling = {s: None if c is None else Colour(*c) for s, c in row["colours"].items()}
-        natural = {s: None if c is None else nearest(c) for s, c in ruling.items()}
+        natural = {s: None if c is None else nearest_name(c) for s, c in ruling.items()}
         things.append(Object(row["name"], row["plural"], ruling, natural))
     return tuple(things)
 
@@ -128,7 +128,7 @@ def _sprite(name: str, style: str, colour: str | None) -> Image.Image:
         return image.convert("RGBa")
     ruling = next(thing for thing in objects() if thing.name == name).ruling[style]
     assert ruling is not None, "only objects with a dominant colour can be recoloured"
-    pixels = recoloured(np.asarray(image), ruling, COLOURS[colour])
+    pixels = recolour(np.asarray(image), ruling, COLOURS[colour])
     return Image.fromarray(pixels).convert("RGBa")
 
 

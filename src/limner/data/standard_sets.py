@@ -35,7 +35,15 @@ from jaxtyping import Integer, UInt8
 from limner.contract.errors import LimnerError, first_line
 from limner.contract.noise import Noise, Purpose
 from limner.data.dataset import Dataset
-from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather, stop
+from limner.data.pictures import (
+    Entry,
+    Listing,
+    Pictures,
+    Report,
+    Source,
+    decode_pictures,
+    raise_error,
+)
 
 MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
@@ -88,8 +96,8 @@ class NamedSet(Source):
         _, height, width, channels = pixels.shape
         is_resized = self.load_size or self.half or self.shape not in (None, (height, width))
         if is_resized or self.channels not in (None, channels):
-            return gather(self, typed)
-        listing = self.listing(stop)
+            return decode_pictures(self, typed)
+        listing = self.listing(raise_error)
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         content = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         shape = (channels, height, width)

@@ -32,7 +32,7 @@ from limner.data.files import is_hidden, natural
 from limner.data.folder import CAPTION_COLUMNS
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.data.sharded import Sharded
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 _TEXT, _CLASS, _JSON, _LABEL = "txt", "cls", "json", "label"
 _NONE = (-1, -1)  # position of a missing part
@@ -65,7 +65,7 @@ class TarShard(Shard):
             info = path.stat()
         except OSError as error:
             raise LimnerError(f"cannot read the shard '{path}': {error.strerror}") from None
-        self.key = key("tar 3", str(path.resolve()), info.st_size, info.st_mtime_ns, keys)
+        self.key = cache_key("tar 3", str(path.resolve()), info.st_size, info.st_mtime_ns, keys)
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order; if the file is damaged, the last one reports that.

@@ -37,4 +37,4 @@ class AverageVelocity:
         t = t.expand(len(x_t))
         times = self.times.to(t.device)
         s = torch.where(times < t[:, None], times, 0.0).amax(1)
-        return Estimate(self.model.denoised(self.u(x_t, s, t, c), x_t, t))
+        return Estimate(self.model.combine(self.u(x_t, s, t, c), x_t, t))

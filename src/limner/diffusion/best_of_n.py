@@ -40,7 +40,7 @@ from limner.contract.abilities import Attends
 from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel, Turn, finished
+from limner.contract.model import GenerativeModel, Turn, finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, entry, register
@@ -211,7 +211,7 @@ class BestOfN(Edits, Rewords, Attends):
         base_options = self._base_options(scale=scale, **options)
         best = self._best(self.base.frames, search, n, c, noise, preview, base_options)
         count = self.base.frame_count(**base_options)
-        yield from self._filled(best, search, count, base_options) if preview else best
+        yield from self._fill_frames(best, search, count, base_options) if preview else best
 
     def _best(
         self,
@@ -253,7 +253,7 @@ class BestOfN(Edits, Rewords, Attends):
             best_score = torch.where(is_better, score, best_score)
         yield best
 
-    def _filled(
+    def _fill_frames(
         self, best: Iterator[Images], search: Search, count: int, base_options: Mapping[str, Any]
     ) -> Iterator[Images]:
         """Yield as many frames without a prompt as with one.
@@ -294,7 +294,7 @@ class BestOfN(Edits, Rewords, Attends):
         frames = partial(self._edit_frames, make_edit(self, image, mask, strength, rounds))
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
-    @finished
+    @finish_frames
     def _edit_frames(
         self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
     ) -> Iterator[Images]:
@@ -306,7 +306,7 @@ class BestOfN(Edits, Rewords, Attends):
         paint = partial(base.edit_frames, edit)
         best = self._best(paint, search, n, c, noise, preview, base_options)
         count = base.edit_count(strength, **base_options)
-        yield from self._filled(best, search, count, base_options) if preview else best
+        yield from self._fill_frames(best, search, count, base_options) if preview else best
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """Return the number of frames of all edits and repaints, and the pictures."""
@@ -323,7 +323,7 @@ class BestOfN(Edits, Rewords, Attends):
         """Refuse prompts without words, and a base that cannot change words."""
         self._rewording_base().check_words(before, after)
 
-    @finished
+    @finish_frames
     def reword_frames(
         self,
         change: Rewording,

@@ -33,14 +33,14 @@ from limner.contract.abilities import Attends
 from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel, Turn, finished
+from limner.contract.model import GenerativeModel, Turn, finish_frames
 from limner.contract.noise import Noise, Purpose, Seeds
 from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
 from limner.contract.upscaling import Upscales, resize
 from limner.diffusion.cleaning import CleaningPasses, check_cleaning, cleaned_frames
-from limner.diffusion.conditioning_augmentation import augmentation_level, augmented
+from limner.diffusion.conditioning_augmentation import augment, augmentation_level
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.prompt_to_prompt import (
     PromptToPrompt,
@@ -176,9 +176,9 @@ class Cascade(Edits, Attends, Rewords):
             noise: random streams of the noise.
 
         Returns:
-            a condition with the result of `augmented` as its image.
+            a condition with the result of `augment` as its image.
         """
-        image = augmented(z, level, self.augmentation, noise)
+        image = augment(z, level, self.augmentation, noise)
         return Condition(label=c.label, text=c.text, image=image, weight=c.weight)
 
     def frames(
@@ -262,7 +262,7 @@ class Cascade(Edits, Attends, Rewords):
         frames = partial(self._edit_frames, make_edit(self, image, mask, strength, rounds))
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
-    @finished
+    @finish_frames
     def _edit_frames(
         self,
         edit: Edit,
@@ -301,7 +301,7 @@ class Cascade(Edits, Attends, Rewords):
             raise LimnerError(f"{self.base.name} models within a cascade cannot change words")
         self.base.check_words(before, after)
 
-    @finished
+    @finish_frames
     def reword_frames(
         self,
         change: Rewording,

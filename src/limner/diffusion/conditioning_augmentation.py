@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 
 
-def augmented(
+def augment(
     z: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], largest: float, noise: Noise
 ) -> Float[Tensor, "b c+1 h w"]:
     """Return noisy small pictures z + s eps, with s as their last channel.

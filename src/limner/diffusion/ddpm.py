@@ -50,7 +50,7 @@ from limner.maths.denoisers import (
     Variance,
     per_image,
 )
-from limner.maths.flow_likelihood import protocol
+from limner.maths.flow_likelihood import discrete_protocol
 from limner.maths.pixel_distributions import Gaussian
 from limner.maths.schedules import (
     DiscreteSchedule,
@@ -192,7 +192,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         F, raw = self.output(e.x_t, e.t, e.c).float().chunk(2, dim=1)
         error = (F - e.target).square()
         simple = self.mean_error(error, e.t)
-        x_hat = self.denoised(F.detach(), e.x_t, e.t).clamp(-1, 1)
+        x_hat = self.combine(F.detach(), e.x_t, e.t).clamp(-1, 1)
         terms = self._terms(batch.x, x_hat, _share(raw), e.t)
         bits = self.T * terms.mean() / (self.spec.dimensions * math.log(2))
         loss = simple + self.bound_weight * bits
@@ -218,14 +218,14 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         out = self.output(x_t, t.expand(len(x_t)), c)
         if self.variance == "learned":
             out, raw = out.chunk(2, dim=1)
-            return Estimate(self.denoised(out, x_t, t), _share(raw.to(x_t.dtype)))
+            return Estimate(self.combine(out, x_t, t), _share(raw.to(x_t.dtype)))
         v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
-        return Estimate(self.denoised(out, x_t, t), v)
+        return Estimate(self.combine(out, x_t, t), v)
 
     def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
         """Return how many steps of the chain are evaluated, or how the flow is followed."""
         if way == "flow":
-            return protocol(self.spec)
+            return discrete_protocol(self.spec)
         return f"{min(terms, self.T):,} of {self.T:,} steps, one draw each"
 
     def log_prob(

@@ -149,14 +149,14 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         inn = self.parametrisation(*self.schedule(t)).inn
         return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
 
-    def denoised(self, F: Images, x_t: Images, t: Times) -> Images:
+    def combine(self, F: Images, x_t: Images, t: Times) -> Images:
         """Return D = skip x_t + out F."""
         k = self.parametrisation(*self.schedule(t))
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Return D(x_t, t, c), as a `Denoiser`; in a few papers also a variance."""
-        return Estimate(self.denoised(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
+        return Estimate(self.combine(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
 
     def frames(
         self,
@@ -219,7 +219,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         elif guide_scale is not None:
             raise LimnerError("sampler.guide_scale needs a guide; give sampler.guide=RUN")
         D = D if scale == 1 else Guided(D, scale, interval, rescale or 0.0)
-        return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
+        return Plan(walk.for_steps(len(times) - 1), Clipped(D) if clip else D, times)
 
     def guide_of(self, name: str) -> "DenoisingModel":
         """Load the worse version of this model that serves as its guide.

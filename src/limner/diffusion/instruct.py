@@ -243,7 +243,7 @@ class Instruct(ExtendsBase, Follows):
         present = c.present
         if present is None:
             present = torch.ones(len(c.image), dtype=torch.bool, device=weight.device)
-        image = self.fitted(c.image)
+        image = self.fit_input(c.image)
         with torch.no_grad():
             image, _ = self.base.to_latent(image, None, _FixedNoise(image))
         return replace(c, image=image, present=present)
@@ -278,7 +278,10 @@ class Instruct(ExtendsBase, Follows):
         for x in plan.trajectory(self.first(noise), condition, noise, preview):
             picture = self.to_image(x)
             if tolerance and c.image is not None:
-                before, changed = self.fitted(c.image), self._change_mask(x, condition, tolerance)
+                before, changed = (
+                    self.fit_input(c.image),
+                    self._change_mask(x, condition, tolerance),
+                )
                 size = before.shape[-2:]
                 picture = torch.lerp(before, picture, F.interpolate(changed, size, mode="bilinear"))
             yield picture
@@ -293,7 +296,7 @@ class Instruct(ExtendsBase, Follows):
         changed = torch.maximum(changed, 1 - condition.present.to(x).view(-1, 1, 1, 1))
         return F.max_pool2d(changed, 3, 1, 1)
 
-    def fitted(self, image: Float[Tensor, "b k hh ww"]) -> Images:
+    def fit_input(self, image: Float[Tensor, "b k hh ww"]) -> Images:
         """Convert pictures before to the size and the channels of the pictures after."""
         image = image.to(self.source.weight).expand(-1, self.spec.channels, -1, -1)
         if tuple(image.shape[2:]) != self.spec.shape[1:]:

@@ -170,7 +170,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         deviation, mean = torch.std_mean(values, dim=1)
         self.latent_mean.copy_(mean[:, None, None])
         self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
-        self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in latents)
+        self.denoiser.prepare(Batch(self._normalise(b.x), b.c) for b in latents)
 
     def _latent_batch(self, i: int, batch: Batch) -> Batch:
         n = len(batch.x)
@@ -278,9 +278,9 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return self.denoiser.traverse(*args, **kwargs)
 
     def _map(self, x: Images, noise: Noise) -> Latents:
-        return self._normalised(self.stage.latents(x, noise))
+        return self._normalise(self.stage.latents(x, noise))
 
-    def _normalised(self, z: Latents) -> Latents:
+    def _normalise(self, z: Latents) -> Latents:
         return (z - self.latent_mean) / self.latent_deviation
 
     def _fixed_map(self, x: Images) -> Latents:

@@ -134,7 +134,7 @@ class MeanFlow(DenoisingModel):
         r = torch.where(is_average, torch.minimum(first, second), first)
         z_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
         u = self.average_velocity(z_t, r, t, batch.c).float()
-        v = self.guided(eps - batch.x, z_t, t, batch.c)
+        v = self.guided_velocity(eps - batch.x, z_t, t, batch.c)
         target, rows = v, is_average.nonzero().flatten()
         if self.share:
             rows = rows if len(rows) else rows.new_zeros(1)  # processes compute the same layers
@@ -150,7 +150,7 @@ class MeanFlow(DenoisingModel):
         yield Turn((weight * error).mean(), logs=logs)
 
     @torch.no_grad()
-    def guided(self, v: Images, z_t: Images, t: Times, c: Condition) -> Images:
+    def guided_velocity(self, v: Images, z_t: Images, t: Times, c: Condition) -> Images:
         """Return w v + (1 - w) u(z_t, t, t | null), or v for pictures with a hidden condition."""
         if self.scale == 1 or not len(c):
             return v

@@ -28,7 +28,12 @@ from limner.contract.noise import Noise
 from limner.contract.options import Positive
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Denoiser, per_image
-from limner.maths.flow_likelihood import Divergence, carry, discrete_log_prob, protocol
+from limner.maths.flow_likelihood import (
+    Divergence,
+    discrete_log_prob,
+    discrete_protocol,
+    solve_flow,
+)
 from limner.maths.transforms import log_normal
 
 
@@ -42,7 +47,7 @@ def log_density(
         x: pictures, or any numbers of their shape, at the least noise.
         c: condition of the pictures.
         noise: streams for the signs of Hutchinson's estimate; None for the exact divergence.
-        tolerance: see `flow_likelihood.carry`.
+        tolerance: see `flow_likelihood.solve_flow`.
     """
     schedule, dimensions = D.schedule, x[0].numel()
     alpha, sigma = schedule(schedule.ends)
@@ -58,7 +63,7 @@ def log_density(
         x_hat = D(x_t, t, c.rows(rows)).x_hat
         return per_image(norm**-2, u) * u - per_image(1 / norm, u) * x_hat
 
-    u, log_det, _ = carry(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
+    u, log_det, _ = solve_flow(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
     log_scale = dimensions * (math.log(scale) - math.log(before))
     return log_normal(scale * u) + log_det + log_scale
 
@@ -98,7 +103,7 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
         self, divergence: Divergence | None = None, tolerance: float = 1e-4
     ) -> str:
         """Return how pictures are dequantised, and how the divergence is computed."""
-        return protocol(self.spec, divergence)
+        return discrete_protocol(self.spec, divergence)
 
     def log_prob(
         self,

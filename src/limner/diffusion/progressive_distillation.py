@@ -135,7 +135,7 @@ class Distilled(Attending, PromptToPrompt):
         """The teacher, or the denoiser within it if the teacher is latent diffusion."""
         return denoiser_of(self.teacher)
 
-    def _bounded(self, D: Denoiser) -> Denoiser:
+    def _clip(self, D: Denoiser) -> Denoiser:
         """Clip a denoiser of pictures; maps of latent diffusion have no fixed range."""
         return D if self.in_maps else Clipped(D)
 
@@ -167,7 +167,7 @@ class Distilled(Attending, PromptToPrompt):
             map(float, self.schedule(times[end])) for end in (0, -1)
         )
         c = batch.c
-        D = self._bounded(Guided(self.denoiser, self.scale))
+        D = self._clip(Guided(self.denoiser, self.scale))
         with torch.no_grad():
             x, _ = self.to_latent(batch.x, None, noise)
             x_t = alpha_t * x + sigma_t * noise.normal(*self.denoiser.spec.shape)
@@ -193,7 +193,7 @@ class Distilled(Attending, PromptToPrompt):
         label = self.schedule.label(t)
         F = self.change(self.denoiser.network, per_image(inn, x_t) * x_t, label, c)
         output = F[:, : self.denoiser.spec.channels]  # the rest are variances
-        return Estimate(self.denoiser.denoised(output, x_t, t))
+        return Estimate(self.denoiser.combine(output, x_t, t))
 
     def frames(
         self,
@@ -216,7 +216,7 @@ class Distilled(Attending, PromptToPrompt):
 
     def plan(self, **options: Any) -> Plan:
         """Return the plan of the student's own few steps, which has no options."""
-        return Plan(DDIM(), self._bounded(self), self._all_times[:: self.substeps])
+        return Plan(DDIM(), self._clip(self), self._all_times[:: self.substeps])
 
     def frame_count(self, **options: Any) -> int:
         """Return the number of frames: one for each step, and the picture."""

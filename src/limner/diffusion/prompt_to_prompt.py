@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
-from limner.contract.model import finished
+from limner.contract.model import finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.rewording import Rewording
 from limner.diffusion.sampling import Plan, Repaints
@@ -65,7 +65,7 @@ class PromptToPrompt(Repaints, Rewords):
         if not any(layer.null is not None for layer in _layers(self)):
             raise LimnerError("this model's network has no cross-attention to words; give another")
 
-    @finished
+    @finish_frames
     def reword_frames(
         self,
         change: Rewording,

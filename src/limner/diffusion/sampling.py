@@ -16,7 +16,7 @@ from limner.contract.abilities import Attends
 from limner.contract.editing import Edits, Rewords, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
-from limner.contract.model import GenerativeModel, finished
+from limner.contract.model import GenerativeModel, finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, RunName, Share, shared_types
 from limner.contract.registry import entry
@@ -133,7 +133,7 @@ class Plan(NamedTuple):
 
     def with_sampler(self, sampler: Sampler) -> "Plan":
         """Return the plan with another sampler, which need not be registered."""
-        return self._replace(sampler=sampler.spread(len(self.times) - 1))
+        return self._replace(sampler=sampler.for_steps(len(self.times) - 1))
 
     def last(self, strength: float, options: Mapping[str, Any], name: str = "strength") -> "Plan":
         """Return the plan of the last steps, at least one.
@@ -272,7 +272,7 @@ class Repaints(Edits):
         frames = partial(self.edit_frames, make_edit(self, image, mask, strength, rounds))
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
-    @finished
+    @finish_frames
     def edit_frames(
         self, edit: Edit, n: int, c: Condition, *, noise: Noise, preview: bool, **options: Any
     ) -> Iterator[Images]:

@@ -155,11 +155,11 @@ class Shortcut(DenoisingModel):
         """
         half = d / 2
         length = torch.where(half < 1 / _MOST, 0.0, half)
-        s_1 = self._guided(x_t, t, length, c)
-        s_2 = self._guided(x_t - per_image(half, x_t) * s_1, t - half, length, c)
+        s_1 = self._guided_velocity(x_t, t, length, c)
+        s_2 = self._guided_velocity(x_t - per_image(half, x_t) * s_1, t - half, length, c)
         return (s_1 + s_2) / 2
 
-    def _guided(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
+    def _guided_velocity(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
         label = self.schedule.label(t)
         s = self.target(self.network, x_t, label, span(d), c).to(x_t)
         rows = (d == 0).nonzero().flatten()

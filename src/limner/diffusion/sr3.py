@@ -42,7 +42,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import Tiles, Upscales, check_small, resize
-from limner.diffusion.conditioning_augmentation import augmentation_level, augmented
+from limner.diffusion.conditioning_augmentation import augment, augmentation_level
 from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import Plan, WalkOptions
 from limner.maths.denoisers import (
@@ -153,7 +153,7 @@ class SR3(DenoisingModel, Upscales):
     ) -> Condition:
         """Return the network's condition: the small picture with noise, enlarged."""
         assert c.image is not None
-        z = augmented(c.image, level, self.augmentation, noise) if self.augmentation else c.image
+        z = augment(c.image, level, self.augmentation, noise) if self.augmentation else c.image
         return replace(c, image=bicubic(z, self.factor))
 
     def frames(  # pyright: ignore[reportIncompatibleMethodOverride]

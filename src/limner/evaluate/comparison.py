@@ -24,7 +24,7 @@ from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
-from limner.contract.own_code import describe
+from limner.contract.package_errors import describe
 from limner.contract.registry import foreign, models
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.leaderboard import ComparedSubject, Comparison, Pairs
@@ -32,8 +32,8 @@ from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
-from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
-from limner.evaluate.report import DataUsed, Report, append, read_reports
+from limner.evaluate.preparation import PICTURES, EvaluationOptions, setting_of, with_extractor
+from limner.evaluate.report import DataUsed, Report, append_report, read_reports
 from limner.evaluate.subject import (
     Candidate,
     Reference,
@@ -42,7 +42,7 @@ from limner.evaluate.subject import (
     open_subject,
 )
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, key, load_kept
+from limner.runtime.cache import cache_folder, cache_key, keep_tensors, load_kept
 from limner.runtime.log import read_log
 from limner.runtime.progress import say
 
@@ -174,9 +174,10 @@ class _Judge:
         """
         candidate = open_subject(name, self.reference.options, self.place)
         n = self.n if candidate.pictures is None else min(self.n, len(candidate.pictures))
-        options = _options(candidate.model.name) if candidate.model else ()
-        sampler = {option: value for option, value in self.sampler.items() if option in options}
-        setting = setting_of(candidate, self.reference, n, self.seed, sampler, self.place)
+        known = _options(candidate.model.name) if candidate.model else ()
+        sampler = {option: value for option, value in self.sampler.items() if option in known}
+        options = EvaluationOptions(n=n, seed=self.seed, sampler=sampler)
+        setting = setting_of(candidate, self.reference, options, self.place)
         likelihood = likelihood_options(candidate.model, {}, name)
         setting = replace(setting, likelihood=likelihood, **self.extractor_fields)
         metrics = self.applicable_names(setting)
@@ -200,7 +201,7 @@ class _Judge:
         )
         if not earlier and not candidate.run and processes.first():
             folder.mkdir(parents=True, exist_ok=True)
-            append(report, folder)
+            append_report(report, folder)
         seconds = _training_seconds(candidate.run or bundled_folder(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
         return ComparedSubject(name, report, "", seconds, earlier is not None, samples, pairs)
@@ -248,7 +249,7 @@ class _Judge:
     def sheets(self, report: Report, pictures: PictureSet) -> tuple[Pixels, Pairs | None]:
         """Return the first pictures, and pairs of a picture and its nearest training picture."""
         n, training = min(SHOWN, len(pictures)), self.reference.training
-        name = key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
+        name = cache_key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
         path = cache_folder() / "sheets" / f"{name}.safetensors"
         sheets = load_kept(path)
         if sheets is None:
@@ -256,7 +257,7 @@ class _Judge:
             samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]
             sheets = {"samples": samples} | self.pair_with_nearest(samples[:PAIRED])
             with contextlib.suppress(LimnerError):
-                keep(path, sheets)
+                keep_tensors(path, sheets)
         return sheets["samples"], sheets.get("pairs")
 
     def pair_with_nearest(self, samples: Pixels) -> dict[str, Pairs]:

@@ -25,11 +25,9 @@ from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting, numbers_of, sheets_of
 from limner.evaluate.passes import DigestObserver, Seen, Share
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
-from limner.evaluate.preparation import SAMPLES, prepare
-from limner.evaluate.report import DataUsed, Number, Report, Subject, append
-from limner.evaluate.subject import (
-    Reference,
-)
+from limner.evaluate.preparation import SAMPLES, EvaluationOptions, prepare
+from limner.evaluate.report import DataUsed, Number, Report, Subject, append_report
+from limner.evaluate.subject import Reference
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
@@ -98,21 +96,13 @@ def evaluate(
     start, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     place = processes.device(device)
     processes.join(place)
-    kwargs = {
-        "metrics": metrics,
-        "n": n,
-        "seed": seed,
-        "extractor": extractor,
-        "weights": weights,
-        "sampler": sampler or {},
-        "likelihood": likelihood or {},
-        "data": data or {},
-        "training": training,
-    }
-    setting, needs, left_out, pictures, digests, seen = prepare(place, subject, against, **kwargs)
+    options = EvaluationOptions(
+        metrics, n, seed, extractor, weights, sampler or {}, likelihood or {}, data or {}, training
+    )
+    setting, needs, left_out, pictures, digests, seen = prepare(place, subject, against, options)
     candidate, reference = setting.candidate, setting.against
     if workers > 1 or ray:
-        args = device, subject, against, kwargs
+        args = device, subject, against, options
         _observe_by_ray(seen, args, workers, ray, device, quiet)
     else:
         _observe_share(seen, place, quiet)
@@ -148,7 +138,7 @@ def evaluate(
     if processes.first():
         if candidate.run:
             try:
-                append(report, candidate.run)
+                append_report(report, candidate.run)
             except LimnerError as error:
                 say(str(error))
         seen.discard()
@@ -201,15 +191,15 @@ class _ShareWorker:
         shares: the number of shares of the work.
         device: the device to compute on.
         subject, against: see `evaluate`.
-        kwargs: further arguments of `evaluate`, by name.
+        options: what to compare, and how.
     """
 
     def __init__(
-        self, shares: int, device: str, subject: Any, against: Any, kwargs: Mapping[str, Any]
+        self, shares: int, device: str, subject: Any, against: Any, options: EvaluationOptions
     ) -> None:
         keep_freed_memory()
         self.shares = shares
-        self.seen = prepare(processes.device(device), subject, against, **kwargs).seen
+        self.seen = prepare(processes.device(device), subject, against, options).seen
 
     def do(self, number: int) -> None:
         """Paint and observe one share."""

@@ -27,7 +27,7 @@ from limner.evaluate.metrics.statistics import student_quantile
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
-from limner.evaluate.tables import align, escape, markdown
+from limner.evaluate.tables import align_columns, escape_markdown, markdown
 
 FORMAT = 1
 Pairs = UInt8[Tensor, "p c h w"]
@@ -250,13 +250,13 @@ class Comparison:
 
     def text(self) -> str:
         """Return the table and the notes for the terminal."""
-        lines = [self.title, "", *align(self.table()), "", *self.notes(), *self.failures()]
+        lines = [self.title, "", *align_columns(self.table()), "", *self.notes(), *self.failures()]
         return "\n".join(lines)
 
     def markdown(self) -> str:
         """Return the table and the notes as a Markdown document."""
-        lines = [f"# {escape(self.title)}", "", *markdown(self.table()), ""]
-        lines += [f"- {escape(line)}" for line in [*self.notes(), *self.failures()]]
+        lines = [f"# {escape_markdown(self.title)}", "", *markdown(self.table()), ""]
+        lines += [f"- {escape_markdown(line)}" for line in [*self.notes(), *self.failures()]]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:

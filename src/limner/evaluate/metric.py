@@ -20,7 +20,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
 from limner.contract.names import is_again
-from limner.contract.options import validated
+from limner.contract.options import validate_options
 from limner.contract.registry import (
     Paper,
     check_registration,
@@ -418,7 +418,7 @@ def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
             f"numbers of {name} returns {kind}; return a list, each element as self.number(...)"
         )
     kind = f"numbers of {name}: the field"
-    return [Number(**validated(Number, vars(number), kind=kind)) for number in parts]
+    return [Number(**validate_options(Number, vars(number), kind=kind)) for number in parts]
 
 
 def sheets_of(metric: Metric, seen: Seen) -> dict[str, Pixels]:

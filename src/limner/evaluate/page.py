@@ -37,7 +37,7 @@ _COSTS = {
 }  # facts on the cost of a model: the unit and its size
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
+def write_page(comparison: Comparison, folder: Path) -> list[Path]:
     """Write index.html, comparison.json and comparison.md.
 
     Raises:

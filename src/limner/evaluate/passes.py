@@ -24,7 +24,7 @@ from limner.evaluate.extractors.extractor import Extractor, extract
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, discard, keep, key, load_kept
+from limner.runtime.cache import cache_folder, cache_key, discard_folder, keep_tensors, load_kept
 
 BLOCK = 64
 """The number of pictures in a block; the last one may have fewer."""
@@ -153,7 +153,7 @@ class _Blocks:
     def __init__(self, pictures: PictureSet, observers: Sequence[Observer]) -> None:
         self.pictures = pictures
         self.observers = list(observers)
-        self.folder = cache_folder() / "work" / key(pictures.fingerprint, len(pictures))
+        self.folder = cache_folder() / "work" / cache_key(pictures.fingerprint, len(pictures))
         self._records: dict[str, dict[str, Tensor]] = {}  # by an observer's fingerprint
 
     @property
@@ -192,7 +192,7 @@ class _Blocks:
                 self._records_of_block(observer, b) for b in self._observed_blocks(observer)
             )
             if self._is_cached(observer):
-                keep(self._file(observer), records)
+                keep_tensors(self._file(observer), records)
             self._records[observer.fingerprint] = records
         return self._records[observer.fingerprint]
 
@@ -214,7 +214,7 @@ class _Blocks:
         for suffix in ("pictures", *map(_ending, self.observers)):
             for file in self.folder.glob(f"block-*.{suffix}"):
                 file.unlink(missing_ok=True)
-        discard(self.folder)
+        discard_folder(self.folder)
 
     def _numbers(self, block: int) -> Int[Tensor, "b"]:
         return torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.pictures)))
@@ -238,7 +238,7 @@ class _Blocks:
         return observer.lasting and isinstance(self.pictures, RealPictures)
 
     def _file(self, observer: Observer) -> Path:
-        name = key(self.pictures.fingerprint, len(self.pictures), observer.fingerprint)
+        name = cache_key(self.pictures.fingerprint, len(self.pictures), observer.fingerprint)
         return cache_folder() / "statistics" / f"{name}.safetensors"
 
     def _records_of_block(self, observer: Observer, block: int) -> Columns:
@@ -272,7 +272,7 @@ class _Blocks:
         columns = load_kept(path)
         if columns is None:
             columns = make()
-            keep(path, columns)
+            keep_tensors(path, columns)
         return columns
 
 
@@ -295,7 +295,7 @@ def _columns_of(records: object, n: int, name: str) -> Columns:
 
 def _ending(observer: Observer) -> str:
     """Return the suffix of an observer's files."""
-    return f"{observer.name}-{key(observer.fingerprint)}"
+    return f"{observer.name}-{cache_key(observer.fingerprint)}"
 
 
 class Seen:

@@ -27,7 +27,7 @@ from limner.contract.text import Tokenizer
 from limner.contract.upscaling import Upscales
 from limner.data.dataset import Dataset, check_dataset
 from limner.evaluate.metrics.statistics import random_order
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
@@ -108,7 +108,7 @@ class RealPictures(PictureSet):
         total = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
         self._order = torch.arange(total) if dataset.endless else random_order(total, _ORDER)
         self._n = total if n is None else min(n, total)
-        self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
+        self.fingerprint = cache_key("real", dataset.digest or _digest(dataset), _ORDER)
 
     def indices(self, numbers: Numbers) -> Numbers:
         """Return the indices in the data set; numbers beyond the end start again at the first."""
@@ -202,7 +202,9 @@ class PaintedPictures(PictureSet):
         self.named_models = {name: model_digest(self.options[name]) for name in names}
         sampling = {name: repr(value) for name, value in self.options.items()} | self.named_models
         platform = [model.device.type, str(torch.__version__)]
-        self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, platform)
+        self.fingerprint = cache_key(
+            "painted", fingerprint, sampling, seed, real.fingerprint, platform
+        )
         hint = model.spec.hint
         real_hint = real.spec.hint
         reduction = real.spec.height / real_hint.height if real_hint else None
@@ -287,7 +289,7 @@ class SourcePictures(PictureSet):
         self.real, self._n, self.is_matched = real, min(n, len(real)), matched
         self.spec = replace(real.spec, hint=None)
         self.name = f"the conditioning pictures of {real.name}"
-        self.fingerprint = key("source", real.fingerprint, matched)
+        self.fingerprint = cache_key("source", real.fingerprint, matched)
 
     def pictures(self, numbers: Numbers) -> Pixels:
         """Return the conditioning pictures in the size of the real pictures."""

@@ -1,7 +1,7 @@
 """Prepare an evaluation: open both sides, choose an extractor and the metrics that apply."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,33 @@ SAMPLES = 64
 """The number of pictures on the sheet of samples."""
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What to compare, and how: arguments of `evaluate`.
+
+    Args:
+        metrics: the names of metrics; None for all that apply.
+        n: the number of pictures of the subject; None for as many as there are, or as the reference
+            has.
+        seed: the first seed.
+        extractor: an extractor, or its name; None for the one that fits the data.
+        weights: other weights for the extractor.
+        sampler, likelihood: options of the model's sampler and likelihood.
+        data: options of the source.
+        training: the pictures that models learn from, if the reference is a data set.
+    """
+
+    metrics: Sequence[str] | None = None
+    n: int | None = None
+    seed: int = 0
+    extractor: str | Extractor | None = None
+    weights: Path | str | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    likelihood: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    training: Dataset | None = None
+
+
 class Preparation(NamedTuple):
     """A prepared evaluation; nothing is painted yet.
 
@@ -57,16 +84,7 @@ def prepare(
     place: torch.device,
     subject: str | Path | GenerativeModel | Dataset,
     against: str | Dataset | Reference | None,
-    *,
-    metrics: Sequence[str] | None,
-    n: int | None,
-    seed: int,
-    extractor: str | Extractor | None,
-    weights: Path | str | None,
-    sampler: Mapping[str, Any],
-    likelihood: Mapping[str, Any],
-    data: Mapping[str, Any],
-    training: Dataset | None,
+    options: EvaluationOptions,
 ) -> Preparation:
     """Open both, choose an extractor, and ask each metric whether it applies; see `evaluate`.
 
@@ -74,23 +92,23 @@ def prepare(
         LimnerError: a wrong argument, or one without effect; a metric that was named and does not
             apply; pictures that cannot be compared.
     """
-    candidate = open_subject(subject, data, place)
-    reference = open_reference(against, data, candidate, training)
-    setting = setting_of(candidate, reference, n, seed, sampler, place)
-    options = likelihood_options(candidate.model, likelihood, candidate.name)
-    setting = replace(setting, likelihood=options)
-    setting = with_extractor(setting, extractor, weights)
-    needs, left_out = _choose_metrics(setting, metrics)
-    if likelihood and not any("likelihood" in metric.reads for metric in needs):
+    candidate = open_subject(subject, options.data, place)
+    reference = open_reference(against, options.data, candidate, options.training)
+    setting = setting_of(candidate, reference, options, place)
+    likelihood = likelihood_options(candidate.model, options.likelihood, candidate.name)
+    setting = replace(setting, likelihood=likelihood)
+    setting = with_extractor(setting, options.extractor, options.weights)
+    needs, left_out = _choose_metrics(setting, options.metrics)
+    if options.likelihood and not any("likelihood" in metric.reads for metric in needs):
         raise LimnerError(
-            f"likelihood.{next(iter(likelihood))} has no effect without the metric likelihood; "
-            "name it with --metrics, or leave the option out"
+            f"likelihood.{next(iter(options.likelihood))} has no effect without the metric "
+            "likelihood; name it with --metrics, or leave the option out"
         )
     is_used = any(metric.extractor for metric in needs)
-    if metrics and isinstance(extractor, str) and not is_used:
+    if options.metrics and isinstance(options.extractor, str) and not is_used:
         raise LimnerError(
-            f"an extractor has no effect on {' and '.join(metrics)}; leave it out, or name other "
-            "metrics (limner metrics)"
+            f"an extractor has no effect on {' and '.join(options.metrics)}; leave it out, or name "
+            "other metrics (limner metrics)"
         )
     pictures, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
@@ -102,9 +120,7 @@ def prepare(
 def setting_of(
     opened: Candidate,
     reference: Reference,
-    n: int | None,
-    seed: int,
-    sampler: Mapping[str, Any],
+    options: EvaluationOptions,
     place: torch.device,
 ) -> Setting:
     """Return the setting without an extractor.
@@ -113,6 +129,7 @@ def setting_of(
         LimnerError: pictures that cannot be compared; an impossible number of them; unknown sampler
             options.
     """
+    n, sampler = options.n, options.sampler
     if n is not None and n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
     check_varied(reference.real)
@@ -124,7 +141,7 @@ def setting_of(
             opened.model,
             reference.real,
             n,
-            seed=seed,
+            seed=options.seed,
             options=opened.model.sampler_options(defaults | dict(sampler)),
             name=opened.name,
             fingerprint=opened.fingerprint + code_of(type(opened.model)),
@@ -140,7 +157,7 @@ def setting_of(
             raise LimnerError(f"{opened.name} has {len(opened.pictures)} pictures, not {n}")
         check_alike(opened.name, opened.pictures.spec, reference.real, paints=False)
         subject = RealPictures(opened.pictures, n, opened.name)
-    return Setting(opened, reference, subject, seed, place)
+    return Setting(opened, reference, subject, options.seed, place)
 
 
 def with_extractor(

@@ -29,10 +29,10 @@ from torch import Tensor
 from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError, writing
 from limner.contract.likelihood import Sign
-from limner.contract.options import validated
+from limner.contract.options import validate_options
 from limner.data import png
-from limner.evaluate.tables import escape, markdown
-from limner.runtime.cache import key
+from limner.evaluate.tables import escape_markdown, markdown
+from limner.runtime.cache import cache_key
 from limner.runtime.log import append_line, read_lines
 
 REPORT_FILE = "report.jsonl"
@@ -230,7 +230,7 @@ class Report:
                 "this report was written by a newer limner; type: pip install -U limner"
             )
         values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
-        return cls(**validated(cls, values, kind="part of a report", skip=("pictures",)))
+        return cls(**validate_options(cls, values, kind="part of a report", skip=("pictures",)))
 
     def text(self) -> str:
         """Return a table for the terminal, followed by the footnotes."""
@@ -246,8 +246,13 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as a Markdown document."""
-        lines = [f"# {escape(self._title())}", "", *markdown([_HEADINGS, *self._rows()]), ""]
-        lines += [f"* {escape(line)}" for line in self._footnotes()]
+        lines = [
+            f"# {escape_markdown(self._title())}",
+            "",
+            *markdown([_HEADINGS, *self._rows()]),
+            "",
+        ]
+        lines += [f"* {escape_markdown(line)}" for line in self._footnotes()]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
@@ -327,11 +332,11 @@ def report_folder(report: Report) -> Path | None:
         return None
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not re.fullmatch(r"[a-z0-9-]+(:[a-z0-9]+)? [a-z-]+", name):  # it may not be unique
-        slug = f"{slug}-{key(name)[:8]}"
+        slug = f"{slug}-{cache_key(name)[:8]}"
     return run / "evaluation" / slug
 
 
-def append(report: Report, run: Path, **more: Any) -> None:
+def append_report(report: Report, run: Path, **more: Any) -> None:
     """Add a report to a run's `report.jsonl`.
 
     Args:

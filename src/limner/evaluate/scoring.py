@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
 from limner.contract.likelihood import KINDS, Kind, Likelihood, LikelihoodModel
@@ -30,17 +30,17 @@ from limner.data.decode import (
     UndecodableError,
     header,
     is_grey,
-    reading,
+    read_with,
     to_pixels,
 )
 from limner.evaluate.metrics.likelihood import LikelihoodObserver, kind_of
 from limner.evaluate.passes import Seen
 from limner.evaluate.picture_sets import Numbers, RealPictures
 from limner.evaluate.subject import Candidate, check_alike, open_reference, open_subject
-from limner.evaluate.tables import align
+from limner.evaluate.tables import align_columns
 from limner.evaluate.typicality import Typicality, typicality
 from limner.runtime import processes
-from limner.runtime.cache import cache_folder, keep, key, load_kept
+from limner.runtime.cache import cache_folder, cache_key, keep_tensors, load_kept
 from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000
@@ -116,7 +116,7 @@ class Scores:
             + (mean if nats == "=" else f"{nats} {mean}")
             + (f" ({self.protocol})" if self.protocol else ""),
             "",
-            *align(rows),
+            *align_columns(rows),
         ]
         changes = [f"{each.name}: {each.changed}" for each in self.pictures if each.changed]
         remarks = [f"remark: {line}" for line in self.remarks]
@@ -248,9 +248,9 @@ class Scorer:
         platform = [self.model.device.type, str(torch.__version__)]
         observer = LikelihoodObserver(
             lambda real, numbers: self.log_p(real.images(numbers), numbers),
-            key("alone", self.candidate.fingerprint, platform),
+            cache_key("alone", self.candidate.fingerprint, platform),
         )
-        name = key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
+        name = cache_key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
         path = (self.candidate.run or cache_folder()) / "scores" / f"{name}.safetensors"
         records = load_kept(path)
         if records is None:
@@ -260,7 +260,7 @@ class Scorer:
                 seen.do_share(advance)
             records = seen.of(pictures, observer)
             try:
-                keep(path, records)
+                keep_tensors(path, records)
             except LimnerError:
                 say(f"{path.parent} cannot be written, so the scores are computed each time")
             seen.discard()
@@ -292,7 +292,7 @@ class Scorer:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # warnings of Pillow
-                head, pixels = reading(partial(path.open, "rb"), header_and_pixels)
+                head, pixels = read_with(partial(path.open, "rb"), header_and_pixels)
         except UndecodableError as reason:
             raise LimnerError(f"'{path}' cannot be read: {reason}") from None
         changes: list[str] = []
@@ -359,6 +359,8 @@ def _models_with_likelihood() -> str:
     from limner.contract.checkpoint import model_file, read_header
 
     types = [name for name, entry in models().items() if issubclass(entry.model, LikelihoodModel)]
-    names = [n for n, path in bundled().items() if read_header(model_file(path)).model in types]
+    names = [
+        n for n, path in bundled_models().items() if read_header(model_file(path)).model in types
+    ]
     text = f"these have one: {', '.join(types)}" if types else "no model has one"
     return f"{text}; of the bundled ones: {', '.join(names)}" if names else f"{text}, once trained"

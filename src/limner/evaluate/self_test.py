@@ -35,7 +35,7 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.scoring import Scorer
-from limner.evaluate.tables import align
+from limner.evaluate.tables import align_columns
 from limner.evaluate.typicality import UNREASONABLE, auroc, oddness, p_values
 from limner.runtime.progress import painting_progress
 
@@ -110,7 +110,7 @@ class SelfTest:
             f"{self.model}: AUROC of {self.n:,} pictures of each kind and as many of "
             f"{self.against} (1 is perfect, 0.5 is chance); {self.n:,} others are the reference",
             "",
-            *align(rows),
+            *align_columns(rows),
             "",
             f"refused: called far too unlikely or far too likely (p <= {UNREASONABLE:g})",
         ]

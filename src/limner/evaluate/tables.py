@@ -8,13 +8,13 @@ _MARKS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?
 """Characters that are Markdown syntax: of a cell, a tag, emphasis, code, or a link."""
 
 
-def align(rows: Sequence[Row]) -> list[str]:
+def align_columns(rows: Sequence[Row]) -> list[str]:
     """Return a line for each row, with aligned columns two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
 
 
-def escape(words: str) -> str:
+def escape_markdown(words: str) -> str:
     """Escape text, so that Markdown shows it unchanged.
 
     >>> print(escape("runs/<b>|*x*, <= 3"))
@@ -26,5 +26,5 @@ def escape(words: str) -> str:
 def markdown(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a Markdown table; the first row holds the headings, cells are text."""
     head, *body = rows
-    cells = [[escape(cell) for cell in row] for row in (head, ["---"] * len(head), *body)]
+    cells = [[escape_markdown(cell) for cell in row] for row in (head, ["---"] * len(head), *body)]
     return [f"| {' | '.join(row)} |" for row in cells]

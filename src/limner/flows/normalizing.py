@@ -56,7 +56,7 @@ class CouplingNetwork(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(channels, hidden, 3, padding=1)
         self.conv_hidden = nn.Conv2d(hidden, hidden, 1)
-        self.conv_out = zero(nn.Conv2d(hidden, out, 3, padding=1))
+        self.conv_out = zero_layer(nn.Conv2d(hidden, out, 3, padding=1))
         self.condition_bias = nn.Linear(vector, hidden, bias=False) if vector else None
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -68,7 +68,7 @@ class CouplingNetwork(nn.Module):
         return self.conv_out(F.relu_(self.conv_hidden(F.relu_(h))))
 
 
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_layer(layer: nn.Conv2d) -> nn.Conv2d:
     """Set a convolution's weights and biases to 0, and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

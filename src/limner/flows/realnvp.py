@@ -30,7 +30,7 @@ from limner.flows.normalizing import (
     check_scales,
     half_shape,
     halving,
-    zero,
+    zero_layer,
 )
 from limner.maths.couplings import Affine
 from limner.maths.transforms import (
@@ -67,7 +67,7 @@ class Network(nn.Module):
             ResidualBlock(features, features, vector or None) for _ in range(blocks)
         )
         self.norm = NormSiLU(features)
-        self.conv_out = zero(nn.Conv2d(features, out, 1))
+        self.conv_out = zero_layer(nn.Conv2d(features, out, 1))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:

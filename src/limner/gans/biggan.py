@@ -39,7 +39,7 @@ from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import Adversarial, score_both, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
-from limner.gans.losses import game, generator_loss, hinge, mean_scores
+from limner.gans.losses import game_formula, generator_loss, hinge, mean_scores
 from limner.nn.standing_statistics import standing_statistics
 
 
@@ -104,7 +104,7 @@ class BigGAN(Adversarial):
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the constraint on the layers."""
         constraint = "the largest singular value of every layer is 1"
-        return [*game(hinge, generator_loss), constraint]
+        return [*game_formula(hinge, generator_loss), constraint]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns, then the generator's against the updated critic."""

@@ -26,7 +26,7 @@ from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, variety
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import OBJECTIVES, Name, game, r1
+from limner.gans.losses import OBJECTIVES, Name, game_formula, r1
 
 
 @register(
@@ -83,7 +83,7 @@ class GAN(DCGAN):
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the critic's penalty if it has one."""
         penalty = f"+ {self.gamma / 2:.3g} (E |ds/dx|^2 + E |ds/dG|^2) for the critic"
-        lines = game(self.objective.critic, self.objective.generator)
+        lines = game_formula(self.objective.critic, self.objective.generator)
         return [*lines, penalty] if self.gamma else lines
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

@@ -42,14 +42,14 @@ from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, variety
 from limner.gans.gigagan_networks import Synthesis, Words
-from limner.gans.losses import beliefs, discriminate, game, non_saturating
+from limner.gans.losses import discriminate, game_formula, mean_probabilities, non_saturating
 from limner.gans.modulation import equalise
 from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     Pyramid,
     critic_loss,
     mean_loss,
-    overall,
+    mean_score,
     penalty,
     picture_scales,
 )
@@ -179,7 +179,7 @@ class GigaGAN(StyleModel):
 
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the critic's other losses."""
-        lines = game(discriminate, non_saturating)
+        lines = game_formula(discriminate, non_saturating)
         if self.spec.text or self.spec.labels:
             lines.append(f"+ {self.matching:g} E softplus(s(x, c')), c' of another picture")
         if self.r1_every:
@@ -194,7 +194,9 @@ class GigaGAN(StyleModel):
             fake = self.scales(c, noise)
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
         logs = {GAME: loss.detach(), "matching": mismatch.detach()}
-        logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
+        logs |= mean_probabilities(mean_score(on_real), mean_score(on_fake)) | {
+            "variety": variety(x, fake[0])
+        }
         yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
             r1 = penalty(self.critic, real, c, self.gamma, noise)
@@ -278,7 +280,7 @@ class GigaGAN(StyleModel):
         length = max(a.text.shape[1], b.text.shape[1])
         for c in (a, b):
             self.check_condition(c)
-        ends = [one_for_each(steps, c.to(self.device)).padded(length) for c in (a, b)]
+        ends = [one_for_each(steps, c.to(self.device)).pad(length) for c in (a, b)]
         noise = Noise.sampling([seed] * steps, steps, str(self.device))
         with evaluation_mode(self):
             first, second = (self.mapping.conditioner(c, steps) for c in ends)

@@ -44,14 +44,20 @@ from limner.contract.upscaling import Upscales, check_small, resize
 from limner.gans.adversarial_model import GAME, Adversarial, by_pixel, variety
 from limner.gans.gigagan import PAPER, USUAL
 from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words
-from limner.gans.losses import Scalar, beliefs, discriminate, game, non_saturating
+from limner.gans.losses import (
+    Scalar,
+    discriminate,
+    game_formula,
+    mean_probabilities,
+    non_saturating,
+)
 from limner.gans.modulation import Conv, ModulatedConv, equalise
 from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     Pyramid,
     critic_loss,
     mean_loss,
-    overall,
+    mean_score,
     penalty,
     picture_scales,
 )
@@ -217,7 +223,10 @@ class GigaGANUpsampler(Adversarial, Upscales):
     ) -> None:
         super().__init__()
         ups = _doublings(spec)
-        plain, small = replace(spec, hint=None), spec.resized(spec.height >> ups, spec.width >> ups)
+        plain, small = (
+            replace(spec, hint=None),
+            spec.with_size(spec.height >> ups, spec.width >> ups),
+        )
         count = ups + min(downs, _halvings(small)) + 1
         self.mapping = Mapping(plain, latent, style, depth)
         equalise(self.mapping.conditioner)
@@ -241,7 +250,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
         return [
             f"y = bicubic(x + s eps) + G,  {self.factor} times as large, "
             f"s <= {self.augmentation:g} in training",
-            *game(discriminate, non_saturating),
+            *game_formula(discriminate, non_saturating),
             f"at each scale, {r1}+ {self.likeness:g} E |y* - y| for the generator",
         ]
 
@@ -255,7 +264,9 @@ class GigaGANUpsampler(Adversarial, Upscales):
         fake = [y.detach() for y in generated]
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
         logs = {GAME: loss.detach(), "matching": mismatch.detach()}
-        logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
+        logs |= mean_probabilities(mean_score(on_real), mean_score(on_fake)) | {
+            "variety": variety(x, fake[0])
+        }
         yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
             r1 = penalty(self.critic, real, c, self.gamma, noise)

@@ -101,7 +101,7 @@ def generator_loss(fake: Scores) -> Scalar:
     return -fake.mean()
 
 
-def beliefs(real: Scores, fake: Scores) -> dict[str, Tensor]:
+def mean_probabilities(real: Scores, fake: Scores) -> dict[str, Tensor]:
     """Return the means of D = sigmoid(s) on real and on generated pictures, for the log."""
     return {
         "D(real)": real.detach().float().sigmoid().mean(),
@@ -114,7 +114,7 @@ def mean_scores(real: Scores, fake: Scores) -> dict[str, Tensor]:
     return {"s(real)": real.detach().float().mean(), "s(fake)": fake.detach().float().mean()}
 
 
-def game(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> list[str]:
+def game_formula(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> list[str]:
     """Return the game as two lines, with the formulas at the start of both losses' docstrings.
 
     >>> game(wasserstein, generator_loss)
@@ -125,8 +125,8 @@ def game(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> lis
 
 
 OBJECTIVES: dict[Name, Objective] = {
-    "minimax": Objective(discriminate, minimax, beliefs),
-    "non-saturating": Objective(discriminate, non_saturating, beliefs),
+    "minimax": Objective(discriminate, minimax, mean_probabilities),
+    "non-saturating": Objective(discriminate, non_saturating, mean_probabilities),
     "least-squares": Objective(least_squares_critic, least_squares_generator, mean_scores),
     "hinge": Objective(hinge, generator_loss, mean_scores),
     "relativistic": Objective(

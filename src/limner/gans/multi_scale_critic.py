@@ -183,7 +183,7 @@ def split(scores: Scores) -> tuple[Scores, Scores]:
     return first, second
 
 
-def overall(scores: Scores) -> Float[Tensor, "b"]:
+def mean_score(scores: Scores) -> Float[Tensor, "b"]:
     """Return each picture's mean score over scales, sizes and positions."""
     means = [size.mean(1) for scale in scores for size in scale]
     return torch.stack(means).mean(0)
@@ -210,7 +210,7 @@ def _device(c: Condition) -> torch.device | None:
     return None if part is None else part.device
 
 
-def matching(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
+def matching_loss(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
     """Return E softplus(s(x, c')), which lowers the scores of pictures with a wrong condition.
 
     Args:
@@ -301,5 +301,5 @@ def critic_loss(
         vector = critic.condition_vector(other, n)
         assert vector is not None
         scores = split(critic.judge(features, torch.cat([vector, vector])))
-        mismatch = matching(scores[0], differs) + matching(scores[1], differs)
+        mismatch = matching_loss(scores[0], differs) + matching_loss(scores[1], differs)
     return loss, mismatch, on_real, on_fake

@@ -31,7 +31,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Rate
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import by_pixel
-from limner.gans.losses import beliefs, discriminate, non_saturating
+from limner.gans.losses import discriminate, mean_probabilities, non_saturating
 from limner.gans.translation_networks import PatchCritic, Upsampling, doubling, initialise
 from limner.gans.translator import Translator, distance, layer_count, scores_of
 from limner.nn.norm import instance_norm
@@ -192,7 +192,7 @@ class Pix2Pix(Translator):
             self.critic, torch.cat([a, b], 1), torch.cat([a, fake.detach()], 1)
         )
         loss = discriminate(on_real, on_fake) / 2
-        yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
+        yield Turn(loss, of="critic", logs=mean_probabilities(on_real, on_fake))
         scores = self.critic(torch.cat([a, fake], 1)).float()
         error = distance(fake, b)
         loss = non_saturating(scores) + self.likeness * error

@@ -39,7 +39,7 @@ from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, Adversarial, by_pixel, variety
 from limner.gans.losses import (
-    game,
+    game_formula,
     mean_scores,
     relativistic_critic,
     relativistic_generator,
@@ -103,7 +103,7 @@ class R3GAN(Adversarial):
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the critic's penalties."""
         penalty = f"+ {self.gamma / 2:.3g} (E |ds/dx|^2 + E |ds/dG|^2) for the critic"
-        return [*game(relativistic_critic, relativistic_generator), penalty]
+        return [*game_formula(relativistic_critic, relativistic_generator), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turn, with scores and slopes from one pass, then the generator's."""
@@ -151,10 +151,10 @@ class Generator(nn.Module):
         self.conditioner = Conditioner(spec, latent)
         extra = latent if spec.labels or spec.text else 0
         self.basis = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
-        self.weights = scaled(nn.Linear(latent + extra, widths[0], bias=False))
+        self.weights = initialise(nn.Linear(latent + extra, widths[0], bias=False))
         self.stages = residual_stages(widths, group, blocks)
         self.resize = nn.ModuleList(transition(a, b) for a, b in pairwise(widths))
-        self.conv_out = scaled(nn.Conv2d(widths[-1], spec.channels, 1))
+        self.conv_out = initialise(nn.Conv2d(widths[-1], spec.channels, 1))
 
     def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """Return pictures, mostly in [-1, 1]."""
@@ -178,12 +178,12 @@ class Critic(nn.Module):
     def __init__(self, spec: ImageSpec, widths: list[int], group: int, blocks: int) -> None:
         super().__init__()
         k, width = len(widths) - 1, widths[-1]
-        self.conv_in = scaled(nn.Conv2d(spec.channels, widths[0], 1))
+        self.conv_in = initialise(nn.Conv2d(spec.channels, widths[0], 1))
         self.stages = residual_stages(widths, group, blocks)
         self.resize = nn.ModuleList(transition(a, b) for a, b in pairwise(widths))
         size = spec.height >> k, spec.width >> k
-        self.filters = scaled(nn.Conv2d(width, width, size, groups=width, bias=False))
-        self.last = scaled(nn.Linear(width, 1, bias=False))
+        self.filters = initialise(nn.Conv2d(width, width, size, groups=width, bias=False))
+        self.last = initialise(nn.Linear(width, 1, bias=False))
         self.conditioner = Conditioner(spec, width)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
@@ -213,9 +213,11 @@ class Block(nn.Module):
         super().__init__()
         width = _EXPANSION * channels
         groups = next(g for g in range(max(1, width // group), 0, -1) if width % g == 0)
-        self.conv_1 = scaled(nn.Conv2d(channels, width, 1), _GAIN * scale)
-        self.conv_2 = scaled(nn.Conv2d(width, width, 3, padding=1, groups=groups), _GAIN * scale)
-        self.conv_3 = scaled(nn.Conv2d(width, channels, 1, bias=False), 0)
+        self.conv_1 = initialise(nn.Conv2d(channels, width, 1), _GAIN * scale)
+        self.conv_2 = initialise(
+            nn.Conv2d(width, width, 3, padding=1, groups=groups), _GAIN * scale
+        )
+        self.conv_3 = initialise(nn.Conv2d(width, channels, 1, bias=False), 0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return features of the same shape."""
@@ -223,7 +225,7 @@ class Block(nn.Module):
         return x + self.conv_3(F.leaky_relu(self.conv_2(h), _SLOPE))
 
 
-def scaled(layer: _Layer, gain: float = 1.0) -> _Layer:
+def initialise(layer: _Layer, gain: float = 1.0) -> _Layer:
     """Initialise a layer's weights from N(0, gain^2 / inputs) and its bias as 0, and return it."""
     inputs = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
@@ -241,4 +243,4 @@ def residual_stages(widths: list[int], group: int, blocks: int) -> nn.ModuleList
 
 def transition(channels: int, out: int) -> nn.Module:
     """Return a 1 x 1 convolution between two sizes if the channels differ, else the identity."""
-    return scaled(nn.Conv2d(channels, out, 1, bias=False)) if channels != out else nn.Identity()
+    return initialise(nn.Conv2d(channels, out, 1, bias=False)) if channels != out else nn.Identity()

@@ -36,7 +36,7 @@ from limner.contract.options import Count, NonNegative
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import Upscales, check_small
 from limner.gans.adversarial_model import Adversarial, by_pixel
-from limner.gans.losses import beliefs, discriminate, non_saturating
+from limner.gans.losses import discriminate, mean_probabilities, non_saturating
 from limner.gans.translation_networks import PatchCritic, critic_layers
 from limner.gans.translator import distance
 
@@ -221,7 +221,7 @@ class SRGAN(Adversarial, Upscales):
         if self.has_critic:
             on_real, on_fake = self.critic(torch.cat([real, fake.detach()])).float().chunk(2)
             loss = discriminate(on_real, on_fake) / 2
-            yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
+            yield Turn(loss, of="critic", logs=mean_probabilities(on_real, on_fake))
         error = distance(fake, real)
         if not self.has_critic:
             yield Turn(error, of="generator")

@@ -37,7 +37,7 @@ from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, score_both, variety
 from limner.gans.augmentation import Augmentation
-from limner.gans.losses import OBJECTIVES, game, r1
+from limner.gans.losses import OBJECTIVES, game_formula, r1
 from limner.gans.style_model import Other, StyleModel
 from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
@@ -159,7 +159,7 @@ class StyleGAN2(StyleModel):
 
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the penalties of both players."""
-        lines = game(self.objective.critic, self.objective.generator)
+        lines = game_formula(self.objective.critic, self.objective.generator)
         if self.r1_every:
             slopes = "(E |ds/dx|^2 + E |ds/dG|^2)" if self.objective.paired else "E |ds/dx|^2"
             lines.append(f"+ {self.gamma / 2:.3g} {slopes} for the critic")

@@ -28,7 +28,13 @@ from limner.contract.options import Count, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import score_both, variety
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import clip_weights, game, generator_loss, gradient_penalty, wasserstein
+from limner.gans.losses import (
+    clip_weights,
+    game_formula,
+    generator_loss,
+    gradient_penalty,
+    wasserstein,
+)
 
 
 @register(
@@ -68,7 +74,7 @@ class WGAN(DCGAN):
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the critic's constraint."""
         return [
-            *game(wasserstein, generator_loss),
+            *game_formula(wasserstein, generator_loss),
             f"critic's weights in [-{self.clip}, {self.clip}]",
         ]
 
@@ -134,7 +140,7 @@ class WGANGP(DCGAN):
     def formula(self) -> list[str]:
         """Return the formulas of the game, and of the critic's penalty."""
         penalty = f"+ {self.penalty:g} E (|ds/dx| - 1)^2 for the critic"
-        return [*game(wasserstein, generator_loss), penalty]
+        return [*game_formula(wasserstein, generator_loss), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield the critic's turns with the penalty, then the generator's."""

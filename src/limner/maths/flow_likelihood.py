@@ -36,7 +36,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 own time."""
 
 
-def carry(
+def solve_flow(
     v: Velocity,
     x: Images,
     start: float,
@@ -76,8 +76,8 @@ def carry(
 def log_density(
     v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
 ) -> tuple[Float[Tensor, "b"], Solution]:
-    """Return log p(x) in nats, and the solution at t = 1; arguments as for `carry`."""
-    z, log_det, solution = carry(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
+    """Return log p(x) in nats, and the solution at t = 1; arguments as for `solve_flow`."""
+    z, log_det, solution = solve_flow(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
     return log_normal(z) + log_det, solution
 
 
@@ -108,7 +108,7 @@ def discrete_log_prob(
     return Likelihood(nats, "lower" if is_exact else "estimate")
 
 
-def protocol(spec: ImageSpec, divergence: Divergence | None = None) -> str:
+def discrete_protocol(spec: ImageSpec, divergence: Divergence | None = None) -> str:
     """Return what reports show next to `discrete_log_prob`."""
     kind = "exact" if _is_exact(spec, divergence) else "Hutchinson's"
     return f"uniform dequantisation, one draw; {kind} divergence"

@@ -70,7 +70,7 @@ class PixelDistribution(ABC):
         parts = [self._mean(chunk) for chunk in pixels]
         return torch.cat(parts).view(*theta.shape[:-1], self.channels)
 
-    def expected(
+    def expected_value(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at"]:
         """Return the expected value in [-1, 1] of a channel, given the channels before it;
@@ -90,7 +90,7 @@ class PixelDistribution(ABC):
         k = torch.zeros(len(theta), self.channels, dtype=torch.int64, device=theta.device)
         values: list[Tensor] = []
         for channel in range(self.channels):
-            values.append(self.expected(theta, k, channel))
+            values.append(self.expected_value(theta, k, channel))
             k[:, channel] = ((values[-1] + 1) * ((self.levels - 1) / 2)).round().long()
         return torch.stack(values, -1)
 
@@ -175,7 +175,7 @@ class Gaussian(PixelDistribution):
         all_k = torch.arange(self.levels, device=theta.device)
         return _log_normal_bin(all_k, mean, log_deviation, self.levels)
 
-    def expected(
+    def expected_value(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at"]:
         """Return the same as the base class: the sum of P(k' > k) over all levels except the last
@@ -235,7 +235,7 @@ class DiscretisedLogisticMixture(PixelDistribution):
         log_p = _log_logistic_bin(all_k, mean[..., None, :], log_scale[..., None, :], self.levels)
         return (weights[..., None, :] + log_p).logsumexp(-1)
 
-    def expected(
+    def expected_value(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at"]:
         """Return the same as the base class, from P(k' > k) = sigmoid((mu_i - end of the bin of k)

@@ -298,7 +298,7 @@ class LinearPath(Schedule):
         """Return (1 - t, t)."""
         return 1 - t.double(), t.double()
 
-    def shifted(self, t: Times) -> Times:
+    def shift_times(self, t: Times) -> Times:
         """Return s t / (1 + (s - 1) t)."""
         return self.shift * t / (1 + (self.shift - 1) * t)
 
@@ -311,7 +311,7 @@ class LinearPath(Schedule):
 
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Return evenly spaced times, shifted."""
-        return self.shifted(self.code_times(steps))
+        return self.shift_times(self.code_times(steps))
 
     def code_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Return evenly spaced times, because a shift would leave long steps near the picture."""

@@ -43,12 +43,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner"
 
 
-def key(*parts: object) -> str:
+def cache_key(*parts: object) -> str:
     """Return a name for a result that depends only on these plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a file, completely or not at all.
 
     Raises:
@@ -63,7 +63,7 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_kept(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors that `keep` wrote; None if there are none, or they are damaged."""
+    """Return the tensors that `keep_tensors` wrote; None if there are none, or they are damaged."""
     if not path.is_file():
         return None
     try:
@@ -75,7 +75,7 @@ def load_kept(path: Path) -> dict[str, Tensor] | None:
     return tensors if digest_tensors(tensors) == expected else None
 
 
-def discard(folder: Path) -> None:
+def discard_folder(folder: Path) -> None:
     """Remove the empty folder of finished work, and folders that were abandoned long ago."""
     with contextlib.suppress(OSError):  # it is not empty: another process works in it
         folder.rmdir()

@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.05  # wait before a second try; `is_locked` holds its lock for
 
 
 @contextlib.contextmanager
-def locked(folder: Path, in_use: str) -> Iterator[None]:
+def lock_folder(folder: Path, in_use: str) -> Iterator[None]:
     """Keep other processes out of a folder, which is created if it does not exist.
 
     A killed process leaves no lock. On Windows nothing is locked.
@@ -63,7 +63,7 @@ def locked_file(file: Path, in_use: str) -> Iterator[None]:
 
     Args:
         file: the file to lock.
-        in_use: see `locked`.
+        in_use: see `lock_folder`.
 
     Raises:
         LimnerError: another process holds the file.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from limner.contract.errors import LimnerError
-from limner.contract.own_code import describe, own_traceback
+from limner.contract.package_errors import describe, package_traceback
 from limner.runtime import processes
 
 _QUIET_SECONDS = 10.0  # between lines if standard error is not a terminal
@@ -29,7 +29,7 @@ def say_error(what: str, error: Exception) -> None:
         error: the error.
     """
     if not isinstance(error, LimnerError):
-        say(own_traceback(error))
+        say(package_traceback(error))
     say(f"{what}: {describe(error)}")
 
 

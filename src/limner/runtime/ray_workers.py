@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 
 
 def run_by_ray(
@@ -71,7 +71,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise LimnerError(f"several workers need Ray; type: {install('ray')}") from None
+        raise LimnerError(f"several workers need Ray; type: {install_command('ray')}") from None
     if address not in (None, "auto", "local"):
         _check_address(address)
     options = {} if address else {"num_cpus": workers, "include_dashboard": False}

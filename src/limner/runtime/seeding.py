@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 @contextlib.contextmanager
-def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
+def seed_torch(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
     """Seed torch's global generators with a key within a `with`, and restore them after it."""
     generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
     if device.type == "cuda":

@@ -59,7 +59,7 @@ def _decode(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
                 settings = _settings(image)
                 image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
                 image.load()
-                return _flat(ImageOps.exif_transpose(_shrunk(image))), settings
+                return _flat(ImageOps.exif_transpose(_shrink(image))), settings
     except (LimnerError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -71,7 +71,7 @@ def _decode(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
         raise LimnerError(f"that is not a valid picture; {hint}") from None
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
+def _shrink(image: Image.Image) -> Image.Image:
     """Reduce a picture to the largest side, before any copy is made, in a mode for averaging."""
     if image.mode.startswith("I") or image.mode == "F":
         raise LimnerError("the picture has more than 8 bits a channel; save it with 8")
@@ -108,7 +108,7 @@ def _settings(image: Image.Image) -> dict[str, Any]:
     return settings if isinstance(settings, dict) and "\\u0000" not in text else {}
 
 
-def resized(path: Path, width: int) -> bytes:
+def resize_png(path: Path, width: int) -> bytes:
     """Return a picture as a PNG of another width: reduced smoothly, or enlarged pixel by pixel.
 
     Raises:

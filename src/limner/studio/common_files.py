@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.contract.atomic_files import atomic_file, write_durably
-from limner.contract.errors import LimnerError, first_line, install
+from limner.contract.errors import LimnerError, first_line, install_command
 
 _COPIES = 2_000
 """The largest number of copies that a host keeps."""
@@ -142,7 +142,7 @@ def _open_store(url: str) -> tuple[Any, str]:
         store, root = url_to_fs(url)
     except (ImportError, ValueError) as error:
         text, kind = str(error).splitlines()[0].rstrip("."), url.split("://")[0]
-        driver = f"type: {install('s3')}" if kind == "s3" else "install the driver"
+        driver = f"type: {install_command('s3')}" if kind == "s3" else "install the driver"
         raise LimnerError(
             f"files cannot be kept in {kind}://: {text[:1].lower()}{text[1:]}; {driver}, or give "
             "--files a folder"

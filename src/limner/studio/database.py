@@ -7,7 +7,7 @@ from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 from limner.studio.problems import cause
 from limner.studio.tables import Table
 
@@ -38,7 +38,7 @@ def open_database(url: str) -> Engine:
 def _remedy(url: str, error: Exception) -> str:
     """Return what to type if a URL cannot be read, or its driver is not installed."""
     if isinstance(error, ImportError) and url.startswith("postgresql+pg8000"):
-        return f"; type: {install('postgres')}"
+        return f"; type: {install_command('postgres')}"
     if isinstance(error, ImportError | ArgumentError):
         return "; give --db postgresql://USER:PASSWORD@HOST/NAME, or leave --db out"
     return ""

@@ -74,7 +74,7 @@ def is_own(owner: Owner | None) -> ColumnElement[bool]:
     return Job.worker.is_(None) if owner is None else Job.worker == owner.name
 
 
-def fits(weights: Collection[str] | None) -> ColumnElement[bool]:
+def weights_condition(weights: Collection[str] | None) -> ColumnElement[bool]:
     """Return the condition that the weights of a job's model, a hash, are among those given; any if
     None.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from limner.studio.leases import Owner, fits, now
+from limner.studio.leases import Owner, now, weights_condition
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, Job
 
 PLACE = (func.coalesce(Job.rank, 0), Job.number)
@@ -72,7 +72,7 @@ def next_batch(
         owner: worker on another host that takes the jobs; None for the studio's own.
         weights: hashes of the models that can be used; None for all.
     """
-    queue = select(Job).where(Job.state == WAITING, fits(weights)).order_by(*PLACE)
+    queue = select(Job).where(Job.state == WAITING, weights_condition(weights)).order_by(*PLACE)
     queue = queue.with_for_update(skip_locked=True)  # hosts take jobs at the same time
     first = session.scalar(queue.limit(1))
     if first is None:

@@ -91,7 +91,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
                 raise RefusedError(404, "unknown", "this picture's file is gone", _AGAIN)
             return FileResponse(path, media_type="image/png", headers=headers)
         try:
-            content = await in_slow_thread(assets.resized, path, w)
+            content = await in_slow_thread(assets.resize_png, path, w)
         except LimnerError as error:
             raise RefusedError(404, "unknown", str(error), _AGAIN) from None
         return Response(content, media_type="image/png", headers=headers)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import limner
 from limner.contract.errors import LimnerError
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import lock_folder
 from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
@@ -190,7 +190,7 @@ def work(settings: Settings, say: Callable[[str], None] = print) -> None:
         LimnerError: another worker has the folder, or there is no studio to work for.
     """
     message = f"another worker uses the folder {settings.folder}; give another --data"
-    with locked(settings.folder, message):
+    with lock_folder(settings.folder, message):
         worker = RemoteWorker(settings)
         say(worker.name)
         asyncio.run(_run_until_signal(worker))

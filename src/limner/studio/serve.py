@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import uvicorn
 
 from limner.contract.errors import LimnerError, writing
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import lock_folder
 from limner.studio.database_lock import locked_database
 from limner.studio.server import build, drain_and_stop
 from limner.studio.settings import Settings
@@ -55,7 +55,7 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         "--data"
     )
     with (
-        locked(settings.folder, message),
+        lock_folder(settings.folder, message),
         locked_database(settings.url),
         _listening_socket(settings) as listener,
     ):

@@ -43,7 +43,7 @@ from limner.contract.errors import DISK_FULL, LimnerError, first_line
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
-from limner.contract.own_code import own_traceback, place_of_error
+from limner.contract.package_errors import package_traceback, place_of_error
 from limner.data import png
 from limner.data.picture_files import read_mask, read_picture, read_whole
 from limner.runtime import processes
@@ -163,7 +163,7 @@ def _failure(error: Exception) -> tuple[str, str]:
             )
             return "storage", f"the pictures cannot be written: {reason}"
     if place := place_of_error(error):
-        print(own_traceback(error), file=sys.stderr)
+        print(package_traceback(error), file=sys.stderr)
         return "error", f"painting failed in {place}"
     return "error", f"painting failed: {first_line(error)}"
 
@@ -199,7 +199,7 @@ class _Batch:
         spec = self.model.spec
         work = Work.of(self.model, self.sampler, self.requests, reports)
         work = replace(work, pictures=self._pictures(spec))
-        options = self.task.checked(self.jobs[0]["params"].get("options", {}))
+        options = self.task.complete(self.jobs[0]["params"].get("options", {}))
         if remark := self.task.remark(work, options):
             for report in reports:
                 report(remark)

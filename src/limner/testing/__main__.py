@@ -24,7 +24,7 @@ _STEPS = 400
 _USAGE = "name one file: python -m limner.testing FILE.py"
 
 
-def _registered() -> dict[str, dict[str, Any]]:
+def _registered_items() -> dict[str, dict[str, Any]]:
     """Return what is registered, by kind and name."""
     return {
         "model": {name: e.model for name, e in models().items()},
@@ -42,7 +42,7 @@ def names_in(file: Path) -> dict[str, list[str]]:
     """
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
-    known = _registered()
+    known = _registered_items()
     module = _module_name(file)  # of a file of the library or of an installed package
     if not module:
         _run(file)
@@ -52,7 +52,7 @@ def names_in(file: Path) -> dict[str, list[str]]:
             for name, registered in of_kind.items()
             if (registered.__module__ == module if module else name not in known[kind])
         ]
-        for kind, of_kind in _registered().items()
+        for kind, of_kind in _registered_items().items()
     }
     if not any(names.values()):
         raise LimnerError(

@@ -65,7 +65,7 @@ class Case:
     def build(self) -> Learner:
         """Build the model with initial weights, which are the same each time."""
         options = {k: v.build() if isinstance(v, Case) else v for k, v in self.config.items()}
-        with _seeded():
+        with _seed_torch():
             return self.model(self.spec, **options)
 
     def build_with_defaults(self) -> Learner:
@@ -87,7 +87,7 @@ class Case:
     @cached_property
     def _ready(self) -> Learner:
         model = self.build()
-        with _seeded(), torch.no_grad():
+        with _seed_torch(), torch.no_grad():
             model.train().prepare(self.batches())
             for i, p in enumerate(model.parameters()):
                 noise = Noise.keyed(SEED, 0, [i]).normal(p.numel(), dtype=torch.float64)
@@ -98,7 +98,7 @@ class Case:
     def oblong(self) -> "Case":
         """Return the case on pictures that are twice as wide."""
         hint, parts = self.spec.hint, self.config.items()
-        wide = hint and hint.resized(hint.height, 2 * hint.width)
+        wide = hint and hint.with_size(hint.height, 2 * hint.width)
         config = {k: v.oblong() if isinstance(v, Case) else v for k, v in parts}
         spec = replace(self.spec, width=2 * self.spec.width, hint=wide)
         return replace(self, spec=spec, config=config)
@@ -109,7 +109,7 @@ class Case:
 
 
 @contextlib.contextmanager
-def _seeded() -> Iterator[None]:
+def _seed_torch() -> Iterator[None]:
     """Seed torch's global generator within a `with`, and restore it after it."""
     generator = torch.default_generator  # torch.manual_seed formats a stack trace each time
     state = generator.get_state()
@@ -208,8 +208,8 @@ def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | No
     case = case_of(of, kind, spec)
     for size, levels in itertools.product(_SIZES, _LEVELS):
         side = spec.hint and size * spec.hint.height // spec.height
-        hint = side and spec.hint and spec.hint.resized(side, side)
-        case = case_of(of, kind, replace(spec.resized(size, size), levels=levels, hint=hint))
+        hint = side and spec.hint and spec.hint.with_size(side, side)
+        case = case_of(of, kind, replace(spec.with_size(size, size), levels=levels, hint=hint))
         try:
             return case, case.build()
         except LimnerError:

@@ -101,8 +101,8 @@ def _two_pixels(case: Case) -> Case | None:
     """Return the case on images of two grey pixels and few levels; None if the network
     needs more."""
     levels = min(case.spec.levels, 4)
-    hint = case.spec.hint and case.spec.hint.resized(1, 2)
-    spec = replace(case.spec.resized(1, 2), channels=1, levels=levels, hint=hint)
+    hint = case.spec.hint and case.spec.hint.with_size(1, 2)
+    spec = replace(case.spec.with_size(1, 2), channels=1, levels=levels, hint=hint)
     small = replace(case, spec=spec)
     try:
         _all_images(small.ready(), repeats=1)

@@ -28,7 +28,7 @@ def _pictures(channels: int, height: int, width: int) -> Pixels:
     return large.round().to(torch.uint8)
 
 
-def _accepted(extractor: Extractor) -> list[Pixels]:
+def _accepted_pictures(extractor: Extractor) -> list[Pixels]:
     """Return pictures of each kind that an extractor accepts, grey or RGB, in two sizes."""
     accepted: list[Pixels] = []
     refusals: list[str] = []
@@ -50,7 +50,7 @@ def _accepted(extractor: Extractor) -> list[Pixels]:
 def check_output(name: str) -> None:
     """1. It takes grey or RGB pictures of any size, and returns as many numbers as it says."""
     opened = _open(name)
-    for images in _accepted(opened):
+    for images in _accepted_pictures(opened):
         try:
             output = extract(opened, images)
         except LimnerError as error:
@@ -63,7 +63,7 @@ def check_output(name: str) -> None:
 def check_batch(name: str) -> None:
     """2. Features and scores of a picture do not depend on the other pictures of its batch."""
     opened = _open(name)
-    for images in _accepted(opened):
+    for images in _accepted_pictures(opened):
         together, alone = opened(images), [opened(image[None]) for image in images]
         features = torch.cat([output.features for output in alone])
         error = _distance(together.features, features)
@@ -81,7 +81,7 @@ def check_repeats(name: str) -> None:
         f"its fingerprint changes from {first.fingerprint} to {second.fingerprint}, so that cached "
         "features are never found"
     )
-    for images in _accepted(first):
+    for images in _accepted_pictures(first):
         error = _distance(first(images).features, second(images).features)
         assert error < _ERROR, f"features differ by {error:.2g} of the largest one"
 
@@ -89,7 +89,7 @@ def check_repeats(name: str) -> None:
 def check_tells_apart(name: str) -> None:
     """4. Different pictures have different features."""
     opened = _open(name)
-    for images in _accepted(opened):
+    for images in _accepted_pictures(opened):
         features = opened(images).features
         assert torch.pdist(features.double()).min() > 0, "two pictures have the same features"
 

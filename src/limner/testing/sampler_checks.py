@@ -69,7 +69,7 @@ def _end(
     shape = 1, side, side
     x = schedule.prior_deviation * noise.normal(*shape, dtype=torch.float64)
     D, state = Conditional(NormalDenoiser(schedule), Condition()), State(x, x)
-    sampler = sampler.spread(steps)
+    sampler = sampler.for_steps(steps)
     for t, s in pairwise(times):
         state = sampler.step(D, state, t, s, noise)
         assert isinstance(state, State), (

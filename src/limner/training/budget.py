@@ -17,7 +17,7 @@ _CHOSEN = ("steps", "log_every", "sample_every", "save_every")
 _SHARE = 0.9  # share of the time for steps; the rest is for sheets and states
 
 
-def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
+def fit_steps(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     """Return a recipe with as many steps as fit into a time.
 
     If the size is free, it is the largest one whose steps see `ENOUGH` images.

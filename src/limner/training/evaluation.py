@@ -17,7 +17,7 @@ import torch
 
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
-from limner.contract.options import Count, Natural, validated
+from limner.contract.options import Count, Natural, validate_options
 from limner.data import Dataset
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metric import check_name
@@ -72,7 +72,7 @@ class Evaluations:
         sampler: Mapping[str, Any],
         dataset: Dataset | None = None,
     ) -> None:
-        values = validated(
+        values = validate_options(
             EvaluateOptions, options, kind="evaluate option", prefix=PREFIX, hint=_HINT
         )
         self.options = EvaluateOptions(**values)

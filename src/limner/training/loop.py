@@ -33,7 +33,7 @@ from limner.contract.turns import checked_turns
 from limner.data.stream import Ahead
 from limner.nn.precision import autocast
 from limner.runtime import processes
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 from limner.training import averages, optimisers
 from limner.training.checkpointing import Checkpointing
 from limner.training.model_memory import gather_memory, restore_memory_
@@ -126,7 +126,7 @@ class Loop:
         """Initialise the model, its average and the other processes from data, before step 0."""
         model = self._sharding.whole_model() if self._sharding else self.model
         pairs = zip(model.parameters(), self.model.parameters())
-        with self._seeded("prepare"), torch.no_grad():
+        with self._seed_torch("prepare"), torch.no_grad():
             saved = [(p, p.detach().clone()) for p, weight in pairs if id(weight) in self._frozen]
             model.prepare(self._first_batches(model.device))
             for p, value in saved:
@@ -149,7 +149,7 @@ class Loop:
         if type(self.model).calibrate is Learner.calibrate:
             return average
         model = copy.deepcopy(average, dict(self._frozen))
-        with self._seeded("calibrate"), torch.no_grad():
+        with self._seed_torch("calibrate"), torch.no_grad():
             batches = self._first_batches(model.device)
             model.calibrate(itertools.islice(batches, self.options.calibrate_batches))
         return model.eval()
@@ -360,7 +360,7 @@ class Loop:
     def _next_turn(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
         """Return a game's next turn, or None at its end; random layers are seeded by the key."""
         with (
-            self._seeded(self.step, number, part),
+            self._seed_torch(self.step, number, part),
             autocast(self.device, self.options.dtype),
         ):
             return self._sharding.next_turn(game) if self._sharding else next(game, None)
@@ -410,8 +410,8 @@ class Loop:
             buffers = list(self.model.buffers())
             torch._foreach_copy_(copies, buffers)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _seeded(self, *key: object) -> contextlib.AbstractContextManager[None]:
-        return seeded((self.options.seed, *key), self.device)
+    def _seed_torch(self, *key: object) -> contextlib.AbstractContextManager[None]:
+        return seed_torch((self.options.seed, *key), self.device)
 
     def _rule_error(self, reason: str) -> LimnerError:
         return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {reason}")

@@ -13,7 +13,7 @@ from limner.contract.options import (
     Positive,
     Rate,
     typed_value,
-    validated,
+    validate_options,
 )
 from limner.training import averages, optimisers
 
@@ -131,7 +131,9 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        checked = validated(TrainOptions, values, kind="train option", prefix="train.", hint=_HINT)
+        checked = validate_options(
+            TrainOptions, values, kind="train option", prefix="train.", hint=_HINT
+        )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if self.checkpointing and self.compile:
@@ -152,13 +154,17 @@ class TrainOptions:
         Raises:
             LimnerError: an unknown name (the message names the nearest one), or an invalid value.
         """
-        return cls(**validated(cls, values, kind="train option", prefix="train.", hint=_HINT))
+        return cls(
+            **validate_options(cls, values, kind="train option", prefix="train.", hint=_HINT)
+        )
 
     def player(self, name: str) -> PlayerOptions:
         """Return the settings of one player."""
         values = (self.players or {}).get(name, {})
         prefix = f"train.players.{name}."
-        return PlayerOptions(**validated(PlayerOptions, values, kind="train option", prefix=prefix))
+        return PlayerOptions(
+            **validate_options(PlayerOptions, values, kind="train option", prefix=prefix)
+        )
 
     def assignments(self) -> list[str]:
         """Return the options that decide how well a model learns, as typed in a command."""

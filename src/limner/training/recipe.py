@@ -31,7 +31,7 @@ from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.progress import say
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 from limner.training.bundled_recipes import PREFIX, bundled_recipes, header_comment
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
@@ -82,7 +82,7 @@ class Recipe:
                     f"'{model}' is not the name of a model to train (limner models lists them); to "
                     "paint with it: limner sample -m FOLDER; to continue a run: limner resume RUN"
                 )
-        return cls({"name": model}, {"source": source}).updated(assignments)
+        return cls({"name": model}, {"source": source}).with_values(assignments)
 
     @classmethod
     def read(cls, path: Path | str, assignments: Iterable[str] = ()) -> "Recipe":
@@ -115,9 +115,9 @@ class Recipe:
         for section, key in (("model", "name"), ("data", "source")):
             if not isinstance(sections.get(section, {}).get(key), str | list):
                 raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
-        return cls(**sections, about=header_comment(text)).updated(assignments)
+        return cls(**sections, about=header_comment(text)).with_values(assignments)
 
-    def updated(self, assignments: Iterable[str]) -> "Recipe":
+    def with_values(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with typed values: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
         sections = self.sections()
         for section, values in parse_assignments(assignments, SECTIONS).items():
@@ -175,7 +175,7 @@ class Recipe:
                 say(f"train.init.{key} is not used: train.init.model={start} has its own {key}")
             parts.clear()
         nested = {key: load_part(key, path) for key, path in parts.items()}
-        with seeded((options.seed, "weights")):
+        with seed_torch((options.seed, "weights")):
             if start is not None:
                 model = build_from(start, self.model["name"], spec, model_options)
             else:

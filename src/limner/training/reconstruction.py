@@ -23,7 +23,7 @@ from torch import Tensor
 from limner.contract.checkpoint import MODEL_FILE, load, load_tensors, save_model
 from limner.contract.errors import LimnerError, writing
 from limner.contract.model import Learner
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.run import open_stream
@@ -69,7 +69,7 @@ def _calibrate(model: Learner, recipe: Recipe) -> None:
     stream, options = open_stream(recipe), recipe.options()
     firsts = itertools.count(0, options.batch)
     batches = (stream.batch(first, options.batch) for first in firsts)
-    with seeded((options.seed, "calibrate")), torch.no_grad():
+    with seed_torch((options.seed, "calibrate")), torch.no_grad():
         model.calibrate(itertools.islice(batches, options.calibrate_batches))
 
 

@@ -26,7 +26,7 @@ import torch
 from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
-from limner.contract.own_code import changed_code
+from limner.contract.package_errors import changed_package_hint
 from limner.contract.registry import build, entry_of
 from limner.contract.torch_defaults import usual_defaults
 from limner.data.buckets import check_sizes
@@ -37,13 +37,13 @@ from limner.data.two_domains import check_pairs
 from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import lock_folder
 from limner.runtime.progress import say
 from limner.training.data_record import DataRecord, same_kind
 from limner.training.loop import Loop
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.session import OnStep, Session
-from limner.training.state import clean, load_state
+from limner.training.state import load_state, remove_partial_states
 from limner.training.torch_errors import is_lost_process
 from limner.training.validation import with_held_out
 
@@ -88,7 +88,7 @@ def train(
     if old is None:
         return _start_run(recipe, run, device, dataset, on_step)
     if old != recipe:
-        raise _held(run)
+        raise _other_run_error(run)
     return _continue_run(run, (), device, dataset, on_step)
 
 
@@ -105,11 +105,11 @@ def recipe_before_restart(run: Path, device: str = "auto") -> Recipe | None:
     exists = (run / RECIPE_FILE).exists()
     has_restarted = processes.meet(processes.device(device), run, exists)
     if exists and not has_restarted:
-        raise _held(run)
+        raise _other_run_error(run)
     return Recipe.read(run / RECIPE_FILE) if exists else None
 
 
-def _held(run: Path) -> LimnerError:
+def _other_run_error(run: Path) -> LimnerError:
     """Return the error for a folder that holds another run."""
     return LimnerError(
         f"{run} already holds a run; type: limner resume {shlex.quote(str(run))}, or give "
@@ -150,7 +150,7 @@ def _continue_run(
 ) -> Path:
     old = Recipe.read(run / RECIPE_FILE)
     entry_of(old.model["name"], run)
-    recipe = old.updated(assignments).effective()
+    recipe = old.with_values(assignments).effective()
     if dataset is None:
         _check_known(run, old.data["source"], recipe.data["source"])
     for key in ("optimizer", "seed", "init", "frozen", "widths"):
@@ -197,7 +197,7 @@ def _rebuild(run: Path, dataset: Dataset, new_data: bool) -> Learner:
         model = build(header.model, dataset.spec, **header.config)
     except LimnerError as error:
         if not changes:  # otherwise it may be of these, such as a teacher for other data
-            advice = changed_code(entry_of(header.model, run).model)
+            advice = changed_package_hint(entry_of(header.model, run).model)
             raise LimnerError(f"{run}: {error}{advice}") from None
     if model is None or not same_kind(model.spec, header.spec):
         changes = changes or DataRecord("", 0, "", header.spec).changes(replace(record, pictures=0))
@@ -301,8 +301,8 @@ def _exclusive(run: Path, torch_device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if processes.first():
             try:
-                stack.enter_context(locked(run, in_use))
-                clean(run / "state")
+                stack.enter_context(lock_folder(run, in_use))
+                remove_partial_states(run / "state")
             except LimnerError as error:
                 failure = error
         if processes.anyone(failure is not None, torch_device):

@@ -107,13 +107,13 @@ def load_state(folder: Path, say: Callable[[str], None]) -> Groups | None:
     """
     for path in _states(folder):
         try:
-            return _checked(path)
+            return _verify(path)
         except _DamagedError as damage:
             say(f"{path} is damaged ({damage}); taking the one before it")
     return None
 
 
-def clean(folder: Path) -> None:
+def remove_partial_states(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for orphan in folder.glob(f"{_PARTIAL}*"):
         _remove(orphan)
@@ -130,7 +130,7 @@ def _states(folder: Path) -> list[Path]:
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
-def _checked(path: Path) -> Groups:
+def _verify(path: Path) -> Groups:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         version, files = int(manifest["format"]), dict(manifest["files"])

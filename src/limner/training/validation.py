@@ -17,7 +17,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.data import Dataset, Stream, open_data
 from limner.data.sources import held_out_options, source_types, splits_of
 from limner.nn.precision import autocast
-from limner.runtime.seeding import seeded
+from limner.runtime.seeding import seed_torch
 from limner.training.options import TrainOptions
 
 LOSS = "held_out.loss"
@@ -85,7 +85,7 @@ class Validation:
         for i, (batch, noise) in enumerate(self._batches):
             streams = Noise(noise.streams, noise.draws, noise.others).to(device)
             with (
-                seeded((self.options.seed, "validate", i), device),
+                seed_torch((self.options.seed, "validate", i), device),
                 autocast(device, self.options.dtype),
             ):
                 batch_copy = copy.deepcopy(batch).to(device)  # turns may write into their arguments

@@ -112,7 +112,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     with as_file(files("limner.commands.demo") / "recipe.toml") as path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
-    recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
+    recipe = recipe.with_values([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
     painted = _pictures_of(PROMPTS, DEFAULT), _pictures_of(COMPOSITIONS)
     findings = Findings(dataset.spec.labels, recipe, *painted)
     _train(findings, run, dataset, seconds)

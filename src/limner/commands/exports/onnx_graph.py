@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 from limner.diffusion.sampling_table import Row
 
 try:
@@ -25,7 +25,7 @@ try:
 
     from limner.commands.exports.onnx_functions import translations
 except ModuleNotFoundError as error:
-    raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
+    raise LimnerError(f"ONNX files need {error.name}; type: {install_command('onnx')}") from None
 
 WeightFormat = Literal["float32", "float16", "int8"]
 """Number format in which large weights are stored."""

@@ -83,13 +83,13 @@ def edit(
     if "mask" not in work.pictures:
         yield from work.model.edit(image, work.c, mask=None, **options)
         return
-    mask, share = feathered(work.picture("mask"), feather)
+    mask, share = feather_mask(work.picture("mask"), feather)
     for x in work.model.edit(image, work.c, mask=mask, **options):
         is_blended = feather and x.shape == image.shape  # a preview may be smaller
         yield torch.lerp(image.to(x), x, share.to(x)) if is_blended else x
 
 
-def feathered(
+def feather_mask(
     mask: Float[Tensor, "b 1 h w"], pixels: int
 ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
     """Widen a mask, and return the weights that blend the painted picture in.

@@ -17,7 +17,7 @@ from limner.contract.bundled import bundled_names_with
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
-from limner.contract.text import prompted
+from limner.contract.text import text_condition
 from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
@@ -101,7 +101,7 @@ def instruct_sheet(
     for i, instruction in enumerate(instructions):
         pictures = {"image": from_uint8(columns[-1])}
         report = say if i else (lambda line: None)  # words of the first one were reported above
-        c = prompted(work.model.spec, instruction, report).repeat(request.n)
+        c = text_condition(work.model.spec, instruction, report).repeat(request.n)
         (images,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=pictures))
         columns.append(images)
     changes = tuple(_KIND + text for text in instructions)

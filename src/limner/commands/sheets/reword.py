@@ -24,7 +24,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
 from limner.contract.rewording import Rewording, align_prompts
-from limner.contract.text import Tokenizer, plain_text, prompted
+from limner.contract.text import Tokenizer, plain_text, text_condition
 from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
@@ -106,7 +106,7 @@ def rewording(
         LimnerError: see `read_changes`; or the model has no text.
     """
     changed = read_changes(prompt, changes)
-    c = prompted(spec, [prompt, changed.prompt], lambda line: None)
+    c = text_condition(spec, [prompt, changed.prompt], lambda line: None)
     assert c.text is not None and spec.text is not None
     gains = torch.ones(c.text.shape[1])
     text = plain_text(spec.text, changed.prompt)
@@ -212,8 +212,10 @@ def _report_words(work: Work) -> None:
         LimnerError: see `read_changes`.
     """
     changed, known = read_changes(work.prompt, work.changes), list[str]()
-    prompted(work.model.spec, work.prompt, known.append)
-    prompted(work.model.spec, changed.prompt, lambda line: None if line in known else say(line))
+    text_condition(work.model.spec, work.prompt, known.append)
+    text_condition(
+        work.model.spec, changed.prompt, lambda line: None if line in known else say(line)
+    )
 
 
 def reword_sheet(

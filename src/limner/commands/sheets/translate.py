@@ -11,7 +11,7 @@ from limner.commands.pictures import Pictures, Sheet
 from limner.commands.request import Request
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.abilities import Domain, Translates
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Images, to_uint8
@@ -66,7 +66,7 @@ def bundled_translator(to: str, source: str = "") -> str:
     Raises:
         LimnerError: no model has that domain, or none translates between the two.
     """
-    headers = {name: read_header(model_file(folder)) for name, folder in bundled().items()}
+    headers = {name: read_header(model_file(folder)) for name, folder in bundled_models().items()}
     ways: list[tuple[tuple[str, str], tuple[str, str], str]] = []
     for letter in ("B", "A"):
         for name, header in headers.items():

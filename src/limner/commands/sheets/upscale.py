@@ -19,12 +19,12 @@ from limner.commands.pictures import Sheet
 from limner.commands.request import Request, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
 from limner.contract.atomic_files import write_durably
-from limner.contract.bundled import bundled, find_model
+from limner.contract.bundled import bundled_models, find_model
 from limner.contract.errors import LimnerError, writing
 from limner.contract.image import Condition, Images, from_uint8, one_for_each, to_uint8
 from limner.contract.model import GenerativeModel
-from limner.contract.options import validated
-from limner.contract.text import prompted
+from limner.contract.options import validate_options
+from limner.contract.text import text_condition
 from limner.contract.upscaling import Upscales, check_enlargement
 from limner.data import png
 from limner.data.picture_files import Animation, picture_files, read_frames
@@ -70,7 +70,7 @@ def open_upscaler(request: Request, device: str = "auto") -> tuple[Upscales, dic
     Raises:
         LimnerError: there is no such model, it does not enlarge, or it has no such option.
     """
-    if request.model is None and UPSCALER not in bundled():
+    if request.model is None and UPSCALER not in bundled_models():
         raise LimnerError(
             "no model that enlarges is bundled; train one with "
             "recipes/gans/upscaler-pictures256.toml, and give the run"
@@ -106,7 +106,7 @@ class Enlargement:
         values = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         values |= {"upscaler": upscaler} if upscaler else {}
         values |= {"upscale": upscale or values.get("upscale", 4.0)} if upscale or upscaler else {}
-        return cls(**validated(cls, values, kind="setting"))
+        return cls(**validate_options(cls, values, kind="setting"))
 
     def open(self, device: str = "auto") -> Callable[[Sheet, Request], Sheet]:
         """Return a function that enlarges the pictures of a sheet, but not its frames.
@@ -128,7 +128,7 @@ class Enlargement:
             c = Condition()
             if request.prompts and model.spec.text:  # the painter reported unknown words already
                 of_prompts = torch.arange(count) * len(request.prompts) // count
-                c = prompted(model.spec, request.prompts, lambda line: None).rows(of_prompts)
+                c = text_condition(model.spec, request.prompts, lambda line: None).rows(of_prompts)
             images = upscale_pictures(
                 sheet.images, self.upscale, model, seed=seeds, sampler=sampler, c=c
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install_command
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import PREDICTIONS
 from limner.maths.schedules import DiscreteSchedule
@@ -51,7 +51,9 @@ def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
         from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     except ModuleNotFoundError:
-        raise LimnerError(f"exporting needs diffusers; type: {install('diffusers')}") from None
+        raise LimnerError(
+            f"exporting needs diffusers; type: {install_command('diffusers')}"
+        ) from None
     prediction = next(name for name, value in PREDICTIONS.items() if value is model.parametrisation)
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.T,

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from limner.contract.errors import LimnerError, first_line, install
+from limner.contract.errors import LimnerError, first_line, install_command
 from limner.contract.image import ImageSpec
 from limner.contract.text import character_spec
 
@@ -88,7 +88,7 @@ def pipeline_class(folder: Path) -> Any:
         if find_spec(library) is None:
             raise LimnerError(
                 f"{folder} is a diffusers pipeline, which needs {library}; type: "
-                f"{install('diffusers')}"
+                f"{install_command('diffusers')}"
             )
     import diffusers
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -269,7 +269,9 @@ def open_control(folder: Path) -> Any:
     """
     control_config(folder)
     if find_spec("diffusers") is None:
-        raise LimnerError(f"{folder} is a ControlNet of diffusers; type: {install('diffusers')}")
+        raise LimnerError(
+            f"{folder} is a ControlNet of diffusers; type: {install_command('diffusers')}"
+        )
     import diffusers
 
     return _open_with(getattr(diffusers, _CONTROL), folder, network_files(folder))

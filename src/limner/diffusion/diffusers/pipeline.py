@@ -31,7 +31,7 @@ from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finished
+from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finish_frames
 from limner.contract.noise import Noise, Seeds
 from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
@@ -220,7 +220,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         frames = partial(self._edit_frames, make_edit(self, image, mask, strength, 1))
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
-    @finished
+    @finish_frames
     def _edit_frames(
         self,
         edit: Edit,
@@ -264,7 +264,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         super().check_words(before, after)
         check_attention(self.pipeline)
 
-    @finished
+    @finish_frames
     def reword_frames(
         self,
         change: Rewording,

@@ -136,10 +136,10 @@ class RewordingPainter(Painter):
         """Return the pipeline's pictures; the second half shares the first half's attention."""
         shared = SharedAttention(self.change, shape[0] // 2)
 
-        def blended(F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
+        def blend(F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
             return shared.blend(output.prev_sample)
 
-        with sharing(self.pipeline, shared, blended):
+        with sharing(self.pipeline, shared, blend):
             return super().paint(call_arguments, noise, shape)
 
 
@@ -160,7 +160,7 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
     first = calls = 0
 
     @wraps(step)
-    def changed(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         nonlocal first, calls
         as_tuple = not kwargs.pop("return_dict", True)
         arguments = signature.bind(*args, **kwargs).arguments
@@ -174,7 +174,7 @@ def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterato
         return output.to_tuple() if as_tuple else output
 
     unet.set_attn_processor(_Processor(shared))
-    scheduler.step = changed
+    scheduler.step = wrapper
     try:
         yield
     finally:

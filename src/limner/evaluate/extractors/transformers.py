@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.contract.checkpoint import digest_tensors
-from limner.contract.errors import LimnerError, first_line, install
+from limner.contract.errors import LimnerError, first_line, install_command
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
@@ -97,7 +97,9 @@ def open_pretrained(
     try:
         import transformers
     except ImportError:
-        raise LimnerError(f"{name} needs transformers; type: {install('transformers')}") from None
+        raise LimnerError(
+            f"{name} needs transformers; type: {install_command('transformers')}"
+        ) from None
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # or it lists CLIP's text encoder as unused
     try:

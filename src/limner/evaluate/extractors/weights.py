@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from limner.contract.checkpoint import sha256
-from limner.contract.errors import LimnerError, first_line, install, writing
+from limner.contract.errors import LimnerError, first_line, install_command, writing
 from limner.runtime.cache import cache_folder
 from limner.runtime.progress import say
 
@@ -64,7 +64,7 @@ def lite0_file(path: Path | str | None = None) -> Path:
     """
     file = Path(path).expanduser() if path else _find_packaged_lite0()
     if file is None:
-        raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
+        raise LimnerError(f"lite0 needs its weights; type: {install_command('judge')}")
     if not file.is_file():
         raise LimnerError(f"there is no file of weights {file}; give lite0 its .pth file")
     return _as_safetensors(file)

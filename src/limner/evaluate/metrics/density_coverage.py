@@ -20,10 +20,10 @@ from limner.contract.registry import Paper
 from limner.evaluate.metric import metric
 from limner.evaluate.metrics.neighbours import (
     NeighbourMetric,
-    inside,
-    mean,
+    mean_with_interval,
+    memberships,
     pair_of_points,
-    share,
+    share_with_interval,
 )
 from limner.evaluate.metrics.statistics import Estimate
 
@@ -65,18 +65,20 @@ def density_coverage(
     reals, fakes = pair_of_points(real, fake, k, (k + 1, 1), "density and coverage")
     balls = torch.zeros(len(reals.versions), len(fakes.x), dtype=torch.float64)
     filled = torch.zeros(reals.versions.shape, dtype=torch.bool)
-    for version, rows, is_inside in inside(fakes, reals, reals.versions):
+    for version, rows, is_inside in memberships(fakes, reals, reals.versions):
         balls[version, rows] = is_inside.sum(1).double() / k
         filled[version] |= is_inside.any(0)
     covered = torch.zeros(len(fakes.versions), len(reals.x), dtype=torch.bool)
-    for _, rows, is_inside in inside(fakes, reals, reals.versions[:1]):
+    for _, rows, is_inside in memberships(fakes, reals, reals.versions[:1]):
         for version, members in enumerate(fakes.versions):
             covered[version] |= is_inside[members[rows]].any(0)
     without = filled[1:].sum(1) / reals.versions[1:].sum(1)
     variance = (
         (len(without) - 1) * float(without.double().var(correction=0)) if len(without) else 0.0
     )
-    return DensityAndCoverage(mean(balls), share(covered.double(), variance))
+    return DensityAndCoverage(
+        mean_with_interval(balls), share_with_interval(covered.double(), variance)
+    )
 
 
 @metric("density-coverage", paper=PAPER)

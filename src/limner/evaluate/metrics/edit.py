@@ -46,7 +46,7 @@ from limner.contract.registry import Paper
 from limner.contract.rewording import Rewording, align_prompts
 from limner.contract.text import Tokenizer
 from limner.data.scene_edits import SceneEdit, draw_edit
-from limner.data.scenes import ComposedScenes, drawn_pixels
+from limner.data.scenes import ComposedScenes, draw_pixels
 from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.extractors.weights import has_lite0
@@ -252,7 +252,7 @@ class ComposedEdits(EditedPictures):
         scenes = [self.edits[i // self.ways].scene for i in numbers.tolist()]
         return torch.stack(
             [
-                drawn_pixels(edit.after if i % self.ways else edit.before, self.real.spec)
+                draw_pixels(edit.after if i % self.ways else edit.before, self.real.spec)
                 for edit, i in zip(scenes, numbers.tolist())
             ]
         )

@@ -24,14 +24,14 @@ from limner.contract.errors import LimnerError
 from limner.contract.likelihood import KINDS, Kind, Likelihood, LikelihoodModel
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
-from limner.contract.options import option_names, validated
+from limner.contract.options import option_names, validate_options
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import count_groups, standard_error
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 PAPER = Paper(
     "A note on the evaluation of generative models",
@@ -58,7 +58,7 @@ def likelihood_options(
     """
     if isinstance(model, LikelihoodModel):
         skip = {"x", "c", "noise"}
-        return validated(type(model).log_prob, options, kind="likelihood option", skip=skip)
+        return validate_options(type(model).log_prob, options, kind="likelihood option", skip=skip)
     if options:
         raise LimnerError(
             f"{name} has no likelihood of pictures; leave likelihood.{next(iter(options))} out"
@@ -125,7 +125,7 @@ class LogLikelihood(Metric):
         """The observer of the model's likelihood, given the conditions of the pictures."""
         s, options = self.setting, sorted(self.setting.likelihood.items())
         return LikelihoodObserver(
-            self.log_p, key("likelihood and ELBO", s.candidate.fingerprint, s.seed, options)
+            self.log_p, cache_key("likelihood and ELBO", s.candidate.fingerprint, s.seed, options)
         )
 
     def log_p(self, pictures: RealPictures, numbers: Numbers) -> Likelihood:

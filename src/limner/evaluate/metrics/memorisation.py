@@ -54,7 +54,7 @@ from limner.evaluate.metrics.statistics import (
 from limner.evaluate.passes import BLOCK, Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 PAPER = Paper(
     "On memorization in diffusion models", "Gu, Du, Pang, Li, Lin, Wang", 2023, "2310.02664"
@@ -287,7 +287,7 @@ class CopyObserver(Observer):
         pixels = len(training) * training.spec.dimensions
         self.most = max(1, _MOST_PIXELS // pixels // BLOCK) * BLOCK
         self.name = "copies"
-        self.fingerprint = key("copies", training.fingerprint, len(training), self.most)
+        self.fingerprint = cache_key("copies", training.fingerprint, len(training), self.most)
 
     @cached_property
     def pixels(self) -> UInt8[Tensor, "m c h w"]:

@@ -125,7 +125,7 @@ def pair_of_points(
     return Points(reals, k, tie, groups, 0), Points(fakes, k, tie, groups, 1)
 
 
-def inside(
+def memberships(
     points: Points, centres: Points, versions: Bool[Tensor, "v m"]
 ) -> Iterator[tuple[int, slice, Bool[Tensor, "b m"]]]:
     """Yield the number of a version, a slice of points, and whether each is in each centre's ball.
@@ -144,12 +144,12 @@ def inside(
 def share_inside(points: Points, centres: Points) -> Estimate:
     """Compute the share of points that lie in at least one ball of the centres."""
     terms = torch.zeros(len(centres.versions), len(points.x), dtype=torch.float64)
-    for version, rows, is_inside in inside(points, centres, centres.versions):
+    for version, rows, is_inside in memberships(points, centres, centres.versions):
         terms[version, rows] = is_inside.any(1).double()
-    return share(terms)
+    return share_with_interval(terms)
 
 
-def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
+def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
     """Compute a share with its interval.
 
     Wilson's interval of the points, for a fixed other set, is combined with Student's interval of
@@ -165,7 +165,7 @@ def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
     return combine_intervals(value, [wilson_interval(value, n), (value - half, value + half)])
 
 
-def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
+def mean_with_interval(terms: Float64[Tensor, "v n"]) -> Estimate:
     """Compute a mean of counts with its normal interval; the jackknife variance is rather large."""
     value, half = float(terms[0].mean()), NORMAL_97_5 * math.sqrt(sum(variances(terms)))
     return Estimate(value, max(0.0, value - half), value + half)

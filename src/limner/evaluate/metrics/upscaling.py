@@ -44,7 +44,7 @@ from limner.evaluate.picture_sets import (
     SourcePictures,
 )
 from limner.evaluate.report import SUBJECT, Number
-from limner.runtime.cache import key
+from limner.runtime.cache import cache_key
 
 PAPER = Paper(
     "Image quality assessment: from error visibility to structural similarity",
@@ -98,7 +98,7 @@ class Filtered(SourcePictures):
         super().__init__(real, n)
         self.method = method
         self.name = f"{method} of {real.name}"
-        self.fingerprint = key("filtered", real.fingerprint, method)
+        self.fingerprint = cache_key("filtered", real.fingerprint, method)
 
     def pictures(self, numbers: Numbers) -> Pixels:
         """Return the enlarged pictures, in the size of the real pictures."""

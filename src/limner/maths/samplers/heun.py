@@ -43,7 +43,7 @@ class Heun(Sampler):
     def __post_init__(self) -> None:
         check_interval("churn_interval", self.churn_interval)
 
-    def spread(self, steps: int) -> "Sampler":
+    def for_steps(self, steps: int) -> "Sampler":
         """Return the sampler with the churn of one of the steps from pure noise; an edit takes only
         the last ones."""
         return replace(self, churn=self.churn / steps)

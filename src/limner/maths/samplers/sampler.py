@@ -48,7 +48,7 @@ class Sampler(ABC):
             noise: random streams, one for each picture.
         """
 
-    def spread(self, steps: int) -> "Sampler":
+    def for_steps(self, steps: int) -> "Sampler":
         """Return the sampler for a given number of steps: itself, unless an option depends on that
         number."""
         return self

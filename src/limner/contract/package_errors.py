@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from limner.contract.errors import LimnerError, error_in_file, first_line
-from limner.contract.names import is_own
+from limner.contract.names import is_builtin
 
 GROUP = "limner"
 """The group of entry points with which packages name their modules."""
@@ -67,7 +67,7 @@ def place_of_error(error: Exception) -> str:
     return f"{error_in_file(error, found[0])}; correct the package '{found[1]}'" if found else ""
 
 
-def own_traceback(error: Exception, places: Mapping[Path, str] | None = None) -> str:
+def package_traceback(error: Exception, places: Mapping[Path, str] | None = None) -> str:
     """Return an error's traceback with the lines of certain code, and the line that raised it.
 
     Args:
@@ -87,14 +87,14 @@ def own_traceback(error: Exception, places: Mapping[Path, str] | None = None) ->
     return "".join(top.format()).rstrip()
 
 
-def changed_code(of: type) -> str:
+def changed_package_hint(of: type) -> str:
     """Return the end of a message for a file that does not fit its model's code: what to do if the
     package of that model has changed; empty for a model of limner.
 
     Args:
         of: the model's class.
     """
-    if is_own(of):
+    if is_builtin(of):
         return ""
     return "; if the package of this model has changed, install the version that wrote the file"
 

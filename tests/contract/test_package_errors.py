@@ -9,7 +9,12 @@ from own_package import install_package
 
 from limner.__main__ import main
 from limner.contract.errors import LimnerError
-from limner.contract.own_code import changed_code, describe, own_traceback, place_of_error
+from limner.contract.package_errors import (
+    changed_package_hint,
+    describe,
+    package_traceback,
+    place_of_error,
+)
 from limner.contract.registry import entry
 from limner.data import sources
 
@@ -92,8 +97,8 @@ def test_errors_are_described_in_one_line():
 
 
 def test_only_the_code_of_a_package_may_have_another_version_than_limner():
-    assert changed_code(entry("vae").model) == ""
-    assert "install the version that wrote the file" in changed_code(toys.TwoStep)
+    assert changed_package_hint(entry("vae").model) == ""
+    assert "install the version that wrote the file" in changed_package_hint(toys.TwoStep)
 
 
 def test_a_traceback_keeps_the_own_lines_and_the_last(tmp_path):
@@ -104,7 +109,9 @@ def test_a_traceback_keeps_the_own_lines_and_the_last(tmp_path):
     code: dict[str, Callable[..., object]] = {}
     exec(compile(file.read_text(), str(file), "exec"), code)
     error = error_of(lambda: code["call"](lambda: code["act"]()))
-    shown = [line for line in own_traceback(error, {file: "own"}).splitlines() if "File" in line]
+    shown = [
+        line for line in package_traceback(error, {file: "own"}).splitlines() if "File" in line
+    ]
     assert [line.rpartition(" ")[2] for line in shown] == ["call", "act", "raw_decode"]
 
 
@@ -117,6 +124,6 @@ def test_a_traceback_shortens_the_cause_too(tmp_path):
     code: dict[str, Callable[..., object]] = {}
     exec(compile(file.read_text(), str(file), "exec"), code)
     error = error_of(lambda: code["act"](lambda: {}["a"]))
-    shown = own_traceback(error, {file: "own"})
+    shown = package_traceback(error, {file: "own"})
     assert "KeyError: 'a'" in shown and "ValueError: b" in shown
     assert shown.count(f'File "{file}"') == 2 and ", in error_of" not in shown
