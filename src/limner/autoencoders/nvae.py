@@ -10,18 +10,17 @@ Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2
 
 The encoder goes bottom-up and keeps features for each group; the decoder goes top-down. If x is
 given, each group's posterior is computed from both (figure 2). Kept: depthwise generative cells,
-batch norm, swish, squeeze-excitation, residual normals, spectral regularisation, a norm on its
-scales, KL warm-up and balancing (appendix A). Against infinities, the prior's mu and ln sigma, and
-the posterior's differences from them, become 5 tanh(./5), so that the posterior's are within +-10.
+batch norm, swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch
+norm's scales, KL warm-up and balancing (appendix A). Against infinities, mu and ln sigma of the
+prior, and the posterior's differences from them, become 5 tanh(./5): the posterior's are in +-10.
 `calibrate` re-estimates batch norm's statistics for the averaged weights. `encode` returns
 epsilon_l = (z_l - mu) / sigma of all groups in a row, standard normal under p(z).
 
 Different: strided convolutions and pixel shuffling between resolutions, no cells at full
 resolution, no normalising flows in the posterior. Balancing divides a group's KL by its dimension
 only; the authors also multiply it by the number of groups at its resolution. Below temperature 1,
-batch norm keeps its statistics under q; the authors measure them again under the prior at that
-temperature. With labels or captions c, both towers are conditioned on c at each resolution: p(z_l |
-z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
+batch norm keeps its statistics under q; the authors measure them again under the prior. With labels
+or captions c at each resolution of both towers: p(z_l | z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
 """
 
 import math
