@@ -493,3 +493,12 @@ def test_bfloat16_paints_nearly_the_same_and_is_stored_in_the_picture(
     assert Request.read(path).dtype == "bfloat16"
     with pytest.raises(LimnerError, match="dtype"):
         Request.of({"dtype": "float8"})
+
+
+@pytest.mark.parametrize("count", [0, None])
+def test_a_model_that_counts_no_frames_is_refused(model: str, count, monkeypatch):
+    """It would divide by 0 for the progress bar."""
+    kind = type(load(model))
+    monkeypatch.setattr(kind, "frame_count", lambda self, **options: count)
+    with pytest.raises(LimnerError, match=f"{kind.__name__} counts is {count}; return the number"):
+        paint_sheet(Request(model, sampler={}))

@@ -21,6 +21,7 @@ from limner.contract.turns import checked_turns
 from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 2, 2)
+ONE = torch.ones((), requires_grad=True)
 QUICK: dict[str, Any] = {"tolerance": 0.3, "divergence": "hutchinson", "terms": 2, "k": 2}
 
 
@@ -72,6 +73,27 @@ def test_a_turn_that_is_returned_is_refused_in_one_line():
 
     model, noise = Returning(GREY), Noise.sampling(0, 3)
     with pytest.raises(LimnerError, match="turns of Returning returns Turn; write yield Turn"):
+        next(checked_turns(model, Batch(torch.zeros(3, *GREY.shape), Condition()), 0, noise))
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (Turn(ONE, logs=cast(Any, 3)), "yields int as logs; give a dictionary of scalar tensors"),
+        (Turn(ONE * 1j), "yields a complex loss; give a real number"),
+        (Turn(ONE, logs={"step": ONE}), "logs 'step', as the training loop does; rename it"),
+        (Turn(ONE, logs={"loss": ONE}), "logs 'loss', as the training loop does; rename it"),
+        (Turn(ONE, "critic", {"critic.lr": ONE}), "logs 'critic.lr', as the training loop"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_turn_that_would_break_the_log_or_the_loop_is_refused(turn: Turn, message: str):
+    class Turning(toys.Pixels):
+        def turns(self, batch: Batch, step: int, noise: Noise) -> Any:
+            yield turn
+
+    model, noise = Turning(GREY), Noise.sampling(0, 3)
+    with pytest.raises(LimnerError, match=f"turns of Turning {message}"):
         next(checked_turns(model, Batch(torch.zeros(3, *GREY.shape), Condition()), 0, noise))
 
 

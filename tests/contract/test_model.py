@@ -56,11 +56,35 @@ def test_frames_from_0_to_255_are_refused_and_not_painted_white():
         Bytes(GREY).sample(2)
 
 
-class Shrinking(Loud):
-    """A model whose last picture is smaller than those before it."""
+class Endless(Loud):
+    """A model that paints infinite numbers."""
 
     def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
+        yield math.inf * noise.normal(*self.spec.shape)
+
+
+def test_infinite_numbers_are_refused_and_not_painted_white():
+    with pytest.raises(LimnerError, match="the pictures of Endless are not finite"):
+        Endless(GREY).sample(2)
+
+
+class Growing(Loud):
+    """A model whose first frame is smaller than the last."""
+
+    def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
+        yield noise.normal(*self.spec.shape)[:, :, 1:]
         yield noise.normal(*self.spec.shape)
+
+
+def test_frames_of_several_sizes_are_refused():
+    with pytest.raises(LimnerError, match=r"Growing yields pictures of 1 x 2, then of 2 x 2 \(h"):
+        list(Growing(GREY).watch(2))
+
+
+class Shrinking(Loud):
+    """A model whose pictures are smaller than its specification says."""
+
+    def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
         yield noise.normal(*self.spec.shape)[:, :, 1:]
 
 

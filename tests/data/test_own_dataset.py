@@ -81,6 +81,7 @@ def test_pixels_must_be_bytes_of_the_specified_shape(change, message: str):
         ("captions", WORDS, ["an apple"], "returns 1 captions for 4 pictures; return one"),
         ("captions", WORDS, "four", "captions of Own returns str; return a list"),
         ("captions", WORDS, None, "captions of Own returns NoneType; return a list"),
+        ("captions", WORDS, [3, 3, 3], "captions of Own returns a list with int; return a list"),
         ("hints", DRAWN, torch.full((4, 1, 8, 6), 255.0), "hints of Own returns values from 255"),
         ("hints", DRAWN, torch.zeros(4, 1, 4, 3), "4 x 1 x 4 x 3, but its spec says 4 x 1 x 8"),
         ("hints", DRAWN, None, "hints of Own returns NoneType; return float32"),

@@ -194,6 +194,14 @@ def test_a_class_that_is_no_source_is_refused():
         ),
         (Listing([Entry("one", BytesIO, captions=cast(Any, "dog"))]), "one text as captions; give"),
         (Listing([Entry("one", BytesIO, captions=cast(Any, (3,)))]), "the caption 3; give a text"),
+        (Listing([Entry("one", BytesIO, captions=cast(Any, None))]), "with NoneType as captions"),
+        (Listing([Entry("one", BytesIO, tags=cast(Any, 3))]), "with int as tags; give a tuple"),
+        (Listing([Entry("one", BytesIO, tags=cast(Any, (3,)))]), "the tag 3; give a text"),
+        (Listing([Entry(cast(Any, 1), BytesIO)]), "an entry with the name 1; give a text"),
+        (Listing([Entry("one", cast(Any, "a.png"))]), "'one' with str as open; give a function"),
+        (Listing([Entry("one", BytesIO, group=cast(Any, [1]))]), r"the group \[1\]; give a text"),
+        (Listing([], cast(Any, None)), "NoneType as labels; give a tuple of texts"),
+        (Listing([], broken=cast(Any, ["one"])), r"'one' in broken; give pairs, \(name, reason\)"),
         (Listing([Entry("one", BytesIO, weight=-1.0)]), r"the weight -1\.0; give a number from 0"),
         (Listing([Entry("one", BytesIO, weight=cast(Any, "2"))]), "the weight '2'; give a number"),
         (
@@ -224,3 +232,16 @@ def test_a_faulty_listing_is_refused(listed: Any, message: str):
             read("faulty")
     with pytest.raises(LimnerError, match=message):
         open_data("faulty", size=8, buckets="8x16")
+
+
+def test_an_opener_that_returns_no_file_is_named():
+    @source("unopened")
+    @dataclass(frozen=True, kw_only=True)
+    class Unopened(Source):
+        split: Literal["train", "all"] = "train"
+
+        def listing(self, report: Report) -> Listing:
+            return Listing([Entry(name, cast(Any, lambda: None)) for name in ("one", "two")])
+
+    with pytest.raises(LimnerError, match=r"its function open returns NoneType, not a file"):
+        open_data("unopened")

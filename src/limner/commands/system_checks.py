@@ -89,6 +89,7 @@ def examine() -> Examination:
             Finding("accelerator", _accelerator()),
             _disk(),
             _models(),
+            *_packages(),
             _emoji(),
             _data_folder(),
             *_extras(),
@@ -155,8 +156,15 @@ def _models() -> Finding:
 
     try:
         return Finding("models", f"{len(models())} registered (limner models)")
-    except LimnerError as error:  # such as a package whose modules cannot be imported
+    except LimnerError as error:  # such as a file of a user in a family's folder
         return Finding("models", "cannot be imported", str(error), serious=True)
+
+
+def _packages() -> list[Finding]:
+    """Return a finding for each module of an installed package that cannot be imported."""
+    from limner.contract.registry import import_packages
+
+    return [Finding("package", "left out", problem) for problem in import_packages()]
 
 
 def _emoji() -> Finding:

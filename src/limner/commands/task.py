@@ -246,10 +246,23 @@ class Task:
         return validate_options(self.function, options, skip=_NOT_OPTIONS)
 
     def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
-        """Return the number of frames, for a progress bar."""
+        """Return the number of frames, for a progress bar.
+
+        Raises:
+            LimnerError: the model's own count is not a number above 0.
+        """
+        count: object = 1
         if self.frames is not None:
-            return self.frames(work, **options)
-        return work.model.frame_count(**work.sampler) if self.several else 1
+            count = self.frames(work, **options)
+        elif self.several:
+            count = work.model.frame_count(**work.sampler)
+        if not isinstance(count, int) or count < 1:
+            name = type(work.model).__name__
+            raise LimnerError(
+                f"the number of frames that {name} counts is {count!r}; return the number that it "
+                "yields from frame_count, at least 1"
+            )
+        return count
 
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
         """Start the task with checked options, and yield its pictures."""

