@@ -11,7 +11,15 @@ from limner.contract.registry import build, entry
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.cleaning import cleaned, cleaning_passes
 from limner.maths.denoisers import Estimate
-from limner.maths.schedules import LinearPath, LogSNR, Schedule
+from limner.maths.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    LogSNR,
+    Schedule,
+    VarianceExploding,
+    linear_betas,
+    zero_terminal,
+)
 
 LINE = LinearPath()
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
@@ -47,6 +55,24 @@ def test_the_times_fall_by_tenths_and_only_the_last_pass_is_shifted():
     D = Exact()
     clean(D, 3)
     assert D.times == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LinearPath(3.0),
+        LogSNR(),
+        VarianceExploding(),
+        DiscreteSchedule(linear_betas()),
+        DiscreteSchedule(zero_terminal(linear_betas(20))),
+        build("vdm", SPEC, **entry("vdm").tiny).schedule,
+    ],
+    ids=["shifted", "cosine", "edm", "ddpm", "terminal", "vdm"],
+)
+def test_the_noise_of_the_passes_is_the_same_with_every_schedule(schedule):
+    passes = cleaning_passes(schedule, 9)
+    ratios = [float(schedule(p.t)[1].detach()) / p.alpha for p in passes]
+    assert ratios == pytest.approx([s / (10 - s) for s in range(9, 0, -1)], rel=1e-6)
 
 
 def test_errors_that_repeat_every_two_pixels_with_a_mean_of_0_are_removed():

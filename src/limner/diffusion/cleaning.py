@@ -5,7 +5,10 @@ stays in the picture after the last one. A finished picture x contains little no
 can be told that it contains more; then it removes the rest and, as far as it knows pictures, no
 details:
 
-    x <- D(alpha(t) x, t),   t = 0.1 k, ..., 0.2, 0.1   for k passes
+    x <- D(alpha(t) x, t),   sigma / alpha = s / (1 - s),   s = 0.1 k, ..., 0.2, 0.1   for k passes
+
+On flow matching's straight path s is the time t; on any other schedule, t is the time with the same
+noise.
 
 Jolicoeur-Martineau, Piche-Taillefer, Tachet des Combes, Mitliagkas (2020). Adversarial score
 matching and improved sampling for image generation. arXiv:2009.05475: one further evaluation after
@@ -33,7 +36,7 @@ from limner.maths.denoisers import Denoiser
 from limner.maths.schedules import Schedule, Times
 
 CleaningPasses = Annotated[int, Field(ge=0, le=9)]
-_INTERVALS = 10  # the times of the passes are the last ones before 0 of so many even steps
+_INTERVALS = 10  # the passes have the noise at the last of so many even steps of a straight path
 _ALIGNMENTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a picture with the network's 2 x 2 patches
 
 
@@ -51,9 +54,11 @@ class Pass(NamedTuple):
     shifts: tuple[tuple[int, int], ...]
 
 
+@torch.no_grad()
 def cleaning_passes(schedule: Schedule, passes: int) -> list[Pass]:
     """Return a number of passes, at most 9, in their order."""
-    times = schedule.times(_INTERVALS)[_INTERVALS - passes : -1]
+    s = torch.arange(passes, 0, -1, dtype=torch.float64) / _INTERVALS
+    times = schedule.time_of(s / (1 - s))
     shifts = [((0, 0),)] * (passes - 1) + [_ALIGNMENTS]
     return [Pass(t, float(schedule(t)[0]), s) for t, s in zip(times, shifts, strict=True)]
 
