@@ -1,5 +1,7 @@
 """Cleaning: exact pictures stay, errors that repeat with the patches go, edits keep the rest."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from test_cascade import SPEC, cascade
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
 from limner.contract.registry import build, entry
+from limner.contract.rewording import Rewording, align_tokens
+from limner.contract.text import prompted, text_spec
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.cleaning import cleaned, cleaning_passes
 from limner.maths.denoisers import Estimate
@@ -124,6 +128,20 @@ def test_an_edit_with_a_mask_changes_no_other_pixel():
     outside = mask.expand_as(edited) == 0
     assert torch.equal(edited[outside], X[:1][outside])
     assert not torch.equal(edited, X[:1])
+
+
+def test_a_change_of_words_counts_the_passes_only_where_it_takes_them():
+    spec = replace(SPEC, labels=(), frequencies=(), text=text_spec(8))
+    base = build("flow-matching", spec.resized(4, 4), channels=(8, 16), attention=2)
+    model = Cascade(spec, base, options={"channels": [8]}).eval()
+    before, after = prompted(spec, "red dog", print), prompted(spec, "blue dog", print)
+    assert before.text is not None
+    length = before.text.shape[1]
+    change = Rewording(align_tokens([1, 2], [1, 2], length), torch.ones(length))
+    options = {"steps": 2, "upsampler_steps": 2, "clean": 3}
+    for image, count in ((None, 3 + 3 + 3), (X[:1], 3 + 3)):
+        frames = list(model.reword(before, after, change, image=image, seed=[0], **options))
+        assert len(frames) == model.reword_count(image is not None, **options) == count
 
 
 def test_an_upsampler_that_does_not_denoise_is_refused_before_the_base_paints(monkeypatch):

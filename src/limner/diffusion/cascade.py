@@ -340,6 +340,12 @@ class Cascade(Edits, Attends, Rewords):
             plan = upsampler.plan(**upsampler_options)
             yield from follow_change(upsampler, plan, image, condition, noise, preview)
 
+    def reword_count(self, is_given: bool = False, **options: Any) -> int:
+        """Return the number of frames of both stages, without those of `cleaning` for given
+        pictures."""
+        clean = 0 if is_given else options.get("clean")
+        return self.frame_count(**(options | {"clean": clean}))
+
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return the upsampler's reconstruction, which follows the picture itself: `Rewords`."""
         return reconstruct_for_edit(self._editing(self.upsampler), image, seed)
