@@ -14,6 +14,7 @@ from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.text import prompted, text_spec
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.cleaning import cleaned, cleaning_passes
+from limner.diffusion.sampling import Edit
 from limner.maths.denoisers import Estimate
 from limner.maths.schedules import (
     DiscreteSchedule,
@@ -128,6 +129,26 @@ def test_an_edit_with_a_mask_changes_no_other_pixel():
     outside = mask.expand_as(edited) == 0
     assert torch.equal(edited[outside], X[:1][outside])
     assert not torch.equal(edited, X[:1])
+
+
+def test_each_pass_sees_the_pixels_that_an_edit_keeps():
+    given, mask = -X, torch.zeros(2, 1, 8, 8)
+    mask[..., 2:, :] = 1
+    mask[..., 2, :] = 0.25
+    D, passes = Exact(error=0.1), cleaning_passes(LINE, 2)
+    first, second = cleaned(X, D, Condition(), passes, Edit(given, mask))
+    for before, after in ((X, first), (first, second)):
+        estimate = (before + 0.1).clamp(max=1)
+        assert torch.equal(after[..., :2, :], given[..., :2, :])
+        half = 0.75 * given[..., 2, :] + 0.25 * estimate[..., 2, :]
+        torch.testing.assert_close(after[..., 2, :], half, rtol=0, atol=1e-6)
+        torch.testing.assert_close(after[..., 3:, :], estimate[..., 3:, :], rtol=0, atol=1e-6)
+
+
+def test_a_mask_that_keeps_almost_all_changes_almost_nothing():
+    model, mask = cascade().eval(), torch.full((1, 1, 8, 8), 0.01)
+    *_, edited = model.edit(X[:1], mask=mask, steps=2, upsampler_steps=2, clean=2)
+    assert 0 < float((edited - X[:1]).abs().max()) < 0.02
 
 
 def test_a_change_of_words_counts_the_passes_only_where_it_takes_them():

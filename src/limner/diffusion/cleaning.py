@@ -17,6 +17,9 @@ the last step. Here the time is larger than that of the noise which is left.
 A U-Net on 2 x 2 patches makes errors that repeat with the patches. So the last pass is the mean of
 four estimates, of the picture shifted by 0 or 1 pixels down and right, each shifted back. Coifman,
 Donoho (1995). Translation-invariant de-noising. Wavelets and statistics, pages 125-150.
+
+In an edit with a mask, the pixels that it keeps return after each pass, as after each step of the
+sampler, so that the next pass fits the others to them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,6 +35,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Edit
 from limner.maths.denoisers import Denoiser
 from limner.maths.schedules import Schedule, Times
 
@@ -63,7 +67,13 @@ def cleaning_passes(schedule: Schedule, passes: int) -> list[Pass]:
     return [Pass(t, float(schedule(t)[0]), s) for t, s in zip(times, shifts, strict=True)]
 
 
-def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Iterator[Images]:
+def cleaned(
+    x: Images,
+    D: Denoiser,
+    c: Condition,
+    passes: Iterable[Pass],
+    edit: Edit | None = None,
+) -> Iterator[Images]:
     """Yield the picture after each pass, in [-1, 1].
 
     Args:
@@ -71,6 +81,7 @@ def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Ite
         D: the denoiser that painted them.
         c: condition of the pictures; a conditioning image is shifted with them.
         passes: see `cleaning_passes`.
+        edit: the edit that painted them; where its mask is 0, its image is kept.
     """
     for t, alpha, shifts in passes:
         total, count = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
@@ -79,6 +90,8 @@ def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Ite
             total = total + _shifted_back(estimate.clamp(-1, 1).to(x), shift)
             count = count + _shifted_back(torch.ones_like(count), shift)
         x = total / count
+        if edit is not None and edit.mask is not None:
+            x = torch.lerp(edit.image.to(x), x, edit.mask.to(x))
         yield x
 
 
@@ -97,6 +110,7 @@ def cleaned_frames(
     c: Condition,
     passes: int | None,
     preview: bool,
+    edit: Edit | None = None,
 ) -> Iterator[Images]:
     """Yield a model's frames, then the picture after each pass; without a preview only the last.
 
@@ -106,6 +120,7 @@ def cleaned_frames(
         c: condition of the pictures.
         passes: number of passes; with None or 0, the frames stay as they are.
         preview: whether to yield frames on the way.
+        edit: the edit that the frames show, see `cleaned`.
     """
     if not passes:
         yield from frames
@@ -116,7 +131,7 @@ def cleaned_frames(
         if preview:
             yield x
     plan = cleaning_passes(model.schedule, passes)
-    for k, picture in enumerate(cleaned(x, model, c, plan), 1):
+    for k, picture in enumerate(cleaned(x, model, c, plan, edit), 1):
         if preview or k == passes:
             yield picture
 
