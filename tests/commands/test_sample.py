@@ -15,7 +15,13 @@ from limner.__main__ import main
 from limner.commands import suited_model
 from limner.commands.app import app
 from limner.commands.pictures import Sheet, write_sheet
-from limner.commands.request import Request, open_model, supported_options
+from limner.commands.request import (
+    Request,
+    load_painter,
+    open_model,
+    sampler_options,
+    supported_options,
+)
 from limner.commands.sample import _with_own_words
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
@@ -70,6 +76,17 @@ def test_given_options_override_the_defaults_of_the_recipe(model: str):
     options = open_model(Request(model, sampler={"steps": 5}))[1]
     assert options["steps"] == 5
     assert options["scale"] == 4.0
+
+
+def test_an_option_without_a_value_is_the_one_of_the_recipe_as_in_the_stored_settings():
+    path = find_model("emoji")
+    model = load_painter(path, "cpu")
+    request = Request(sampler={"steps": 1, "clean": None, "level": None, "eta": None})
+    options = sampler_options(model, path, request)
+    assert (options["clean"], options["level"], options["eta"]) == (3, 0.0, None)
+    assert sampler_options(model, path, request.with_sampler(options)) == options
+    with pytest.raises(LimnerError, match="unknown sampler option 'claen'"):
+        sampler_options(model, path, Request(sampler={"claen": None}))
 
 
 def test_a_negative_prompt_changes_the_picture(model: str):

@@ -1,5 +1,7 @@
 """Cleaning: exact pictures stay, errors that repeat with the patches go, edits keep the rest."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,10 +10,21 @@ from test_cascade import SPEC, cascade
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
 from limner.contract.registry import build, entry
+from limner.contract.rewording import Rewording, align_tokens
+from limner.contract.text import prompted, text_spec
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.cleaning import cleaned, cleaning_passes
+from limner.diffusion.sampling import Edit
 from limner.maths.denoisers import Estimate
-from limner.maths.schedules import LinearPath, LogSNR, Schedule
+from limner.maths.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    LogSNR,
+    Schedule,
+    VarianceExploding,
+    linear_betas,
+    zero_terminal,
+)
 
 LINE = LinearPath()
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
@@ -47,6 +60,24 @@ def test_the_times_fall_by_tenths_and_only_the_last_pass_is_shifted():
     D = Exact()
     clean(D, 3)
     assert D.times == pytest.approx([0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LinearPath(3.0),
+        LogSNR(),
+        VarianceExploding(),
+        DiscreteSchedule(linear_betas()),
+        DiscreteSchedule(zero_terminal(linear_betas(20))),
+        build("vdm", SPEC, **entry("vdm").tiny).schedule,
+    ],
+    ids=["shifted", "cosine", "edm", "ddpm", "terminal", "vdm"],
+)
+def test_the_noise_of_the_passes_is_the_same_with_every_schedule(schedule):
+    passes = cleaning_passes(schedule, 9)
+    ratios = [float(schedule(p.t)[1].detach()) / p.alpha for p in passes]
+    assert ratios == pytest.approx([s / (10 - s) for s in range(9, 0, -1)], rel=1e-6)
 
 
 def test_errors_that_repeat_every_two_pixels_with_a_mean_of_0_are_removed():
@@ -98,6 +129,40 @@ def test_an_edit_with_a_mask_changes_no_other_pixel():
     outside = mask.expand_as(edited) == 0
     assert torch.equal(edited[outside], X[:1][outside])
     assert not torch.equal(edited, X[:1])
+
+
+def test_each_pass_sees_the_pixels_that_an_edit_keeps():
+    given, mask = -X, torch.zeros(2, 1, 8, 8)
+    mask[..., 2:, :] = 1
+    mask[..., 2, :] = 0.25
+    D, passes = Exact(error=0.1), cleaning_passes(LINE, 2)
+    first, second = cleaned(X, D, Condition(), passes, Edit(given, mask))
+    for before, after in ((X, first), (first, second)):
+        estimate = (before + 0.1).clamp(max=1)
+        assert torch.equal(after[..., :2, :], given[..., :2, :])
+        half = 0.75 * given[..., 2, :] + 0.25 * estimate[..., 2, :]
+        torch.testing.assert_close(after[..., 2, :], half, rtol=0, atol=1e-6)
+        torch.testing.assert_close(after[..., 3:, :], estimate[..., 3:, :], rtol=0, atol=1e-6)
+
+
+def test_a_mask_that_keeps_almost_all_changes_almost_nothing():
+    model, mask = cascade().eval(), torch.full((1, 1, 8, 8), 0.01)
+    *_, edited = model.edit(X[:1], mask=mask, steps=2, upsampler_steps=2, clean=2)
+    assert 0 < float((edited - X[:1]).abs().max()) < 0.02
+
+
+def test_a_change_of_words_counts_the_passes_only_where_it_takes_them():
+    spec = replace(SPEC, labels=(), frequencies=(), text=text_spec(8))
+    base = build("flow-matching", spec.resized(4, 4), channels=(8, 16), attention=2)
+    model = Cascade(spec, base, options={"channels": [8]}).eval()
+    before, after = prompted(spec, "red dog", print), prompted(spec, "blue dog", print)
+    assert before.text is not None
+    length = before.text.shape[1]
+    change = Rewording(align_tokens([1, 2], [1, 2], length), torch.ones(length))
+    options = {"steps": 2, "upsampler_steps": 2, "clean": 3}
+    for image, count in ((None, 3 + 3 + 3), (X[:1], 3 + 3)):
+        frames = list(model.reword(before, after, change, image=image, seed=[0], **options))
+        assert len(frames) == model.reword_count(image is not None, **options) == count
 
 
 def test_an_upsampler_that_does_not_denoise_is_refused_before_the_base_paints(monkeypatch):

@@ -240,6 +240,8 @@ def load_painter(path: Path | str, device: str) -> GenerativeModel:
 def sampler_options(model: GenerativeModel, path: Path | str, request: Request) -> dict[str, Any]:
     """Return the sampler options of a model: those of the request over those of its recipe.
 
+    None means the recipe's value, as if the option were left out: a PNG file does not store it.
+
     Args:
         model: the model.
         path: path from which it was loaded.
@@ -255,7 +257,8 @@ def sampler_options(model: GenerativeModel, path: Path | str, request: Request) 
             raise LimnerError(f"{model.name} models have no control; leave {_CONTROLS[name]} out")
     file = model_file(path)
     defaults = usual_options(model, read_header(file).recipe, file)
-    options = model.sampler_options(defaults | request.sampler)
+    given = {k: v for k, v in request.sampler.items() if v is not None or k not in defaults}
+    options = model.sampler_options(defaults | given)
     if request.negative and "scale" not in options:
         raise LimnerError(
             f"a negative prompt works through guidance, which {model.name} models do not have; "

@@ -289,10 +289,11 @@ class Cascade(Edits, Attends, Rewords):
         small = base.edit_frames(small_edit, n, c, noise=noise, preview=preview, **base_options)
         z = yield from self._enlarge_frames(small, preview)
         condition = self.with_hint(c, z, torch.full((n,), s, device=z.device), noise)
+        large_edit = Edit(image, mask)
         frames = upsampler.edit_frames(
-            Edit(image, mask), n, condition, noise=noise, preview=preview, **upsampler_options
+            large_edit, n, condition, noise=noise, preview=preview, **upsampler_options
         )
-        for x in cleaned_frames(frames, self.upsampler, condition, clean, preview):
+        for x in cleaned_frames(frames, self.upsampler, condition, clean, preview, large_edit):
             yield x if mask is None else torch.where(mask.to(x) > 0, x, image)
 
     def check_words(self, before: Condition, after: Condition) -> None:
@@ -339,6 +340,12 @@ class Cascade(Edits, Attends, Rewords):
             upsampler = self._editing(self.upsampler)
             plan = upsampler.plan(**upsampler_options)
             yield from follow_change(upsampler, plan, image, condition, noise, preview)
+
+    def reword_count(self, is_given: bool = False, **options: Any) -> int:
+        """Return the number of frames of both stages, without those of `cleaning` for given
+        pictures."""
+        clean = 0 if is_given else options.get("clean")
+        return self.frame_count(**(options | {"clean": clean}))
 
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """Return the upsampler's reconstruction, which follows the picture itself: `Rewords`."""

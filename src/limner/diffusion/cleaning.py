@@ -5,7 +5,10 @@ stays in the picture after the last one. A finished picture x contains little no
 can be told that it contains more; then it removes the rest and, as far as it knows pictures, no
 details:
 
-    x <- D(alpha(t) x, t),   t = 0.1 k, ..., 0.2, 0.1   for k passes
+    x <- D(alpha(t) x, t),   sigma / alpha = s / (1 - s),   s = 0.1 k, ..., 0.2, 0.1   for k passes
+
+On flow matching's straight path s is the time t; on any other schedule, t is the time with the same
+noise.
 
 Jolicoeur-Martineau, Piche-Taillefer, Tachet des Combes, Mitliagkas (2020). Adversarial score
 matching and improved sampling for image generation. arXiv:2009.05475: one further evaluation after
@@ -14,6 +17,9 @@ the last step. Here the time is larger than that of the noise which is left.
 A U-Net on 2 x 2 patches makes errors that repeat with the patches. So the last pass is the mean of
 four estimates, of the picture shifted by 0 or 1 pixels down and right, each shifted back. Coifman,
 Donoho (1995). Translation-invariant de-noising. Wavelets and statistics, pages 125-150.
+
+In an edit with a mask, the pixels that it keeps return after each pass, as after each step of the
+sampler, so that the next pass fits the others to them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,11 +35,12 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Edit
 from limner.maths.denoisers import Denoiser
 from limner.maths.schedules import Schedule, Times
 
 CleaningPasses = Annotated[int, Field(ge=0, le=9)]
-_INTERVALS = 10  # the times of the passes are the last ones before 0 of so many even steps
+_INTERVALS = 10  # the passes have the noise at the last of so many even steps of a straight path
 _ALIGNMENTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a picture with the network's 2 x 2 patches
 
 
@@ -51,14 +58,22 @@ class Pass(NamedTuple):
     shifts: tuple[tuple[int, int], ...]
 
 
+@torch.no_grad()
 def cleaning_passes(schedule: Schedule, passes: int) -> list[Pass]:
     """Return a number of passes, at most 9, in their order."""
-    times = schedule.times(_INTERVALS)[_INTERVALS - passes : -1]
+    s = torch.arange(passes, 0, -1, dtype=torch.float64) / _INTERVALS
+    times = schedule.time_of(s / (1 - s))
     shifts = [((0, 0),)] * (passes - 1) + [_ALIGNMENTS]
     return [Pass(t, float(schedule(t)[0]), s) for t, s in zip(times, shifts, strict=True)]
 
 
-def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Iterator[Images]:
+def cleaned(
+    x: Images,
+    D: Denoiser,
+    c: Condition,
+    passes: Iterable[Pass],
+    edit: Edit | None = None,
+) -> Iterator[Images]:
     """Yield the picture after each pass, in [-1, 1].
 
     Args:
@@ -66,6 +81,7 @@ def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Ite
         D: the denoiser that painted them.
         c: condition of the pictures; a conditioning image is shifted with them.
         passes: see `cleaning_passes`.
+        edit: the edit that painted them; where its mask is 0, its image is kept.
     """
     for t, alpha, shifts in passes:
         total, count = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
@@ -74,6 +90,8 @@ def cleaned(x: Images, D: Denoiser, c: Condition, passes: Iterable[Pass]) -> Ite
             total = total + _shifted_back(estimate.clamp(-1, 1).to(x), shift)
             count = count + _shifted_back(torch.ones_like(count), shift)
         x = total / count
+        if edit is not None and edit.mask is not None:
+            x = torch.lerp(edit.image.to(x), x, edit.mask.to(x))
         yield x
 
 
@@ -92,6 +110,7 @@ def cleaned_frames(
     c: Condition,
     passes: int | None,
     preview: bool,
+    edit: Edit | None = None,
 ) -> Iterator[Images]:
     """Yield a model's frames, then the picture after each pass; without a preview only the last.
 
@@ -101,6 +120,7 @@ def cleaned_frames(
         c: condition of the pictures.
         passes: number of passes; with None or 0, the frames stay as they are.
         preview: whether to yield frames on the way.
+        edit: the edit that the frames show, see `cleaned`.
     """
     if not passes:
         yield from frames
@@ -111,7 +131,7 @@ def cleaned_frames(
         if preview:
             yield x
     plan = cleaning_passes(model.schedule, passes)
-    for k, picture in enumerate(cleaned(x, model, c, plan), 1):
+    for k, picture in enumerate(cleaned(x, model, c, plan, edit), 1):
         if preview or k == passes:
             yield picture
 
