@@ -201,13 +201,21 @@ def _with_usual(defaults: Section | Mapping[str, Any], section: Section) -> Sect
 
     An option that the section sets for all players overrides a player's default.
     """
+    typed_players: Any = section.get("players") or {}
+    if not _is_table_of_tables(typed_players):
+        return {**defaults, **section}  # "none", or what the validation refuses
     merged = {key: value for key, value in {**defaults, **section}.items() if key != "players"}
-    players = {name: dict(values) for name, values in (section.get("players") or {}).items()}
+    players = {name: dict(values) for name, values in typed_players.items()}
     for name, values in defaults.get("players", {}).items():
         left_out = {key: value for key, value in values.items() if key not in section}
         if left_out:
             players[name] = left_out | players.get(name, {})
     return merged | {"players": players} if players else merged
+
+
+def _is_table_of_tables(value: Any) -> bool:
+    """Return whether a value has named parts that have named parts."""
+    return isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values())
 
 
 def _plain_copy(value: Any) -> Any:
