@@ -291,13 +291,13 @@ def splits(emoji: Iterable[Emoji]) -> dict[tuple[str, str], str]:
     return result
 
 
-def draw_svg(svg: str, **size: int) -> bytes:
-    """Draw SVG, `width` or `height` pixels wide or high, and return it as PNG."""
+def draw_svg(svg: str, width: int, height: int | None = None) -> bytes:
+    """Draw SVG with this many pixels, at most, and return it as PNG."""
     try:
         import resvg_py
     except ModuleNotFoundError:
         raise BuildError("resvg-py is missing; type: pip install resvg-py") from None
-    return bytes(resvg_py.svg_to_bytes(svg, **size))
+    return bytes(resvg_py.svg_to_bytes(svg, width=width, height=height))
 
 
 def picture(style: str, data: bytes) -> bytes:
