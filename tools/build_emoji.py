@@ -24,7 +24,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -34,7 +33,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import resvg_py
+from command_line import BuildError, mistakes_in_one_line
 from PIL import Image, features
 
 # Pixels, and WebP's quality: 90 would take 18 MB instead of 15, and gain 0.8 dB in 3d, 0.3 in flat.
@@ -118,10 +117,6 @@ MODIFIER_OF, KIN_OF = (
 )
 FACETS = ("style", "split", "group", "skin_tone", "gender", "hair")  # counted in the report
 CONCEPT_NAMES = {"1F483": "person-dancing", "1F9D1-200D-1F384": "santa-claus"}  # else: the label
-
-
-class BuildError(Exception):
-    """A problem that the user must fix, in one line."""
 
 
 class Emoji(NamedTuple):
@@ -296,11 +291,19 @@ def splits(emoji: Iterable[Emoji]) -> dict[tuple[str, str], str]:
     return result
 
 
+def draw_svg(svg: str, width: int, height: int | None = None) -> bytes:
+    """Draw SVG with this many pixels, at most, and return it as PNG."""
+    try:
+        import resvg_py
+    except ModuleNotFoundError:
+        raise BuildError("resvg-py is missing; type: pip install resvg-py") from None
+    return bytes(resvg_py.svg_to_bytes(svg, width=width, height=height))
+
+
 def picture(style: str, data: bytes) -> bytes:
     """Draw a picture on a white square, centred, reduce it, and return it as WebP."""
     if style != "3d":
-        svg = data.decode()
-        data = bytes(resvg_py.svg_to_bytes(svg, width=RENDER, height=RENDER))
+        data = draw_svg(data.decode(), width=RENDER, height=RENDER)
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     side = max(image.size)
     canvas = Image.new("RGBA", (side, side), "white")
@@ -397,11 +400,11 @@ def build_parser(text: str | None, out: Path | None = None) -> argparse.Argument
     return parser
 
 
-def main() -> int:
+def main() -> None:
     """Build the archive, and the notice next to it; print the counts."""
     assets = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
     args = build_parser(__doc__, assets / "emoji.zip").parse_args()
-    try:
+    with mistakes_in_one_line():
         args.work.mkdir(parents=True, exist_ok=True)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         emoji, names = catalogue(read(EMOJIBASE, args.work))
@@ -442,15 +445,11 @@ def main() -> int:
                 method = zipfile.ZIP_DEFLATED if name in texts else zipfile.ZIP_STORED
                 archive.writestr(entry, body, method)
         (args.out.parent / "EMOJI-NOTICE.md").write_text(text, encoding="utf-8")
-    except (BuildError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     brief = {k: v for k, v in summary.items() if k != "left out, by name"}
     print(json.dumps(brief, indent=1))
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     print(f"{args.out}: {args.out.stat().st_size} bytes, sha256 {digest}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

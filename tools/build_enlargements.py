@@ -19,16 +19,15 @@ import hashlib
 import io
 import json
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 import torch
-from build_emoji import EMOJIBASE, BuildError, build_parser, catalogue, join, plain, read
+from build_emoji import EMOJIBASE, build_parser, catalogue, draw_svg, join, plain, read
 from build_noto import drawings as noto_drawings
-from build_noto import on_white
+from build_noto import metadata, on_white
+from command_line import BuildError, count, mistakes_in_one_line
 from PIL import Image
 
 from limner.data import open_data, png
@@ -46,7 +45,7 @@ def hash_of(name: str) -> int:
 
 def render(svg: str) -> Image.Image:
     """Return a drawing with its transparency, 256 pixels wide or high."""
-    data = bytes(resvg_py.svg_to_bytes(svg, width=SIDE, height=SIDE))
+    data = draw_svg(svg, width=SIDE, height=SIDE)
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
@@ -54,8 +53,7 @@ def emoji(work: Path) -> Iterator[tuple[str, str, Image.Image]]:
     """Yield folder, name and picture of each emoji in its plainest form."""
     rows = []
     for name in ("emoji", "noto"):
-        with zipfile.ZipFile(ASSETS / f"{name}.zip") as archive:
-            rows += map(json.loads, archive.read("metadata.jsonl").decode().splitlines())
+        rows += metadata(ASSETS / f"{name}.zip")
     catalogued, names = catalogue(read(EMOJIBASE, work))
     drawings, _ = join(catalogued, names, work)
     noto = noto_drawings(work)
@@ -100,7 +98,7 @@ def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
         yield "train", f"scenes-{i:05}", png.to_pil(png.grid(pixels, 2, gap=0))
 
 
-def main() -> int:
+def main() -> None:
     """Build the folder; print the number of pictures in each part."""
     parser = build_parser(__doc__)
     parser.add_argument("out", type=Path, metavar="FOLDER", help="folder to write")
@@ -111,12 +109,14 @@ def main() -> int:
         help="folder usr/share/openclipart/svg; default: none",
     )
     parser.add_argument(
-        "--scenes", type=int, default=400, metavar="N", help="number of pictures with four scenes"
+        "--scenes", type=count, default=400, metavar="N", help="number of pictures with four scenes"
     )
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    try:
+    with mistakes_in_one_line():
+        if args.clip_art and not args.clip_art.is_dir():
+            raise BuildError(f"there is no folder {args.clip_art}; give one with --clip-art")
+        args.work.mkdir(parents=True, exist_ok=True)
         sources = [emoji(args.work), scenes(args.scenes)]
         sources += [clip_art(args.clip_art)] if args.clip_art else []
         for source in sources:
@@ -124,12 +124,8 @@ def main() -> int:
                 (args.out / folder).mkdir(parents=True, exist_ok=True)
                 picture.save(args.out / folder / f"{name}.png", compress_level=1)
                 counts[folder] = counts.get(folder, 0) + 1
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(json.dumps(counts))
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

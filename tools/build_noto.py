@@ -11,13 +11,13 @@ that captions, tags, groups and splits are the same for both artists. The archiv
 import hashlib
 import io
 import json
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
-import resvg_py
-from build_emoji import QUALITY, SIZE, BuildError, build_parser, fetch, plain
+from build_emoji import QUALITY, SIZE, build_parser, draw_svg, fetch, plain
+from command_line import BuildError, mistakes_in_one_line
 from PIL import Image
 
 PACKAGE, VERSION = "@iconify-json/noto", "1.2.9"
@@ -44,9 +44,19 @@ def drawings(work: Path) -> dict[str, str]:
     return svgs
 
 
+def metadata(archive: Path) -> list[dict[str, Any]]:
+    """Return the rows of a bundled archive, one for each picture."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            lines = opened.read("metadata.jsonl").decode().splitlines()
+    except (zipfile.BadZipFile, KeyError):
+        raise BuildError(f"{archive} is damaged; restore it, as with git checkout") from None
+    return [json.loads(line) for line in lines]
+
+
 def render(svg: str, size: int = RENDER) -> Image.Image:
     """Return a drawing with its transparency."""
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg, width=size)))).convert("RGBA")
+    return Image.open(io.BytesIO(draw_svg(svg, width=size))).convert("RGBA")
 
 
 def on_white(image: Image.Image, side: int) -> Image.Image:
@@ -77,16 +87,15 @@ def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
     print(f"{path}: {len(files)} files, {path.stat().st_size} bytes, sha256 {digest}")
 
 
-def main() -> int:
+def main() -> None:
     """Build the archive; print its size and hash."""
     args = build_parser(__doc__, ASSETS / "noto.zip").parse_args()
-    try:
-        args.work.mkdir(parents=True, exist_ok=True)
+    with mistakes_in_one_line():
+        for folder in (args.work, args.out.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         svgs = drawings(args.work)
         rows, pictures = [], {}
-        with zipfile.ZipFile(ASSETS / "emoji.zip") as archive:
-            fluent = map(json.loads, archive.read("metadata.jsonl").decode().splitlines())
-        for row in fluent:
+        for row in metadata(ASSETS / "emoji.zip"):
             code = plain(row["code"])
             if row["style"] != "3d" or row["skin_tone"] != "none" or code not in svgs:
                 continue
@@ -95,11 +104,7 @@ def main() -> int:
             pictures[name] = as_webp(on_white(render(svgs[code]), SIZE))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_archive(args.out, {"metadata.jsonl": lines, **dict(sorted(pictures.items()))})
-    except (BuildError, build_parser, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,12 +10,12 @@ so that it can be recoloured; a picture of many hues keeps its own colours.
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-from build_emoji import EMOJIBASE, BuildError, build_parser, catalogue, join, plain, read
+from build_emoji import EMOJIBASE, build_parser, catalogue, join, plain, read
 from build_noto import ASSETS, as_webp, drawings, render, write_archive
+from command_line import BuildError, mistakes_in_one_line
 from PIL import Image
 
 from limner.data.recolouring import dominant_colour
@@ -57,11 +57,12 @@ def cut_out(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def main() -> int:
+def main() -> None:
     """Build the archive; print its size and hash."""
     args = build_parser(__doc__, ASSETS / "sprites.zip").parse_args()
-    try:
-        args.work.mkdir(parents=True, exist_ok=True)
+    with mistakes_in_one_line():
+        for folder in (args.work, args.out.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         fluent, _ = join(*catalogue(read(EMOJIBASE, args.work)), args.work)
         noto = drawings(args.work)
         rows, files = [], {}
@@ -87,11 +88,7 @@ def main() -> int:
         write_archive(args.out, files)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         args.out.with_name("objects.jsonl").write_text(lines, encoding="utf-8")
-    except (BuildError, build_parser, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

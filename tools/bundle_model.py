@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from command_line import BuildError, count, mistakes_in_one_line
 from PIL import Image
 
 from limner.commands.pictures import write_sheet
@@ -47,6 +48,7 @@ from limner.contract.checkpoint import (
 from limner.contract.editing import Follows
 from limner.contract.header import Header
 from limner.contract.image import Condition, to_uint8
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.packing import is_coded, pack
 from limner.contract.registry import entry
@@ -94,7 +96,12 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
     if over:
         state = model.state_dict()
         for weight, value in load(ZOO / over).state_dict().items():
-            assert torch.equal(state[f"{part}.{weight}"], value), f"{weight} differs from {over}'s"
+            own = state.get(f"{part}.{weight}")
+            if own is None or not torch.equal(own, value):
+                raise BuildError(
+                    f"{run} was not trained over {over}: {weight} differs; give --over the base of "
+                    "this run"
+                )
     rounded = any(map(is_coded, pack(model.state_dict())))
     save_model(
         model,
@@ -147,6 +154,9 @@ def evaluate_bundle(folder: Path, args: argparse.Namespace) -> tuple[Report, str
 
 def _data_of(options: Sequence[str]) -> dict[str, str]:
     """Parse data options as they are typed; return them by name."""
+    for option in options:
+        if "=" not in option:
+            raise BuildError(f"'{option}' is not a data option; write data.KEY=VALUE")
     return dict(option.removeprefix("data.").split("=", 1) for option in options)
 
 
@@ -356,7 +366,7 @@ def main() -> None:
     parser.add_argument("--recipe", required=True, help="recipe that the card names")
     parser.add_argument("--over", default="", help="bundled model that is the base of this one")
     parser.add_argument("--metrics", required=True, help="metrics, separated by commas")
-    parser.add_argument("-n", type=int, default=1000, help="number of pictures to measure")
+    parser.add_argument("-n", type=count, default=1000, help="number of pictures to measure")
     parser.add_argument("--extractor", default="", help="default: the recipe's, or the usual one")
     parser.add_argument("--limits", required=True, help="text on what the model cannot do")
     parser.add_argument("--trained", default="", help="training time, if the log does not have it")
@@ -364,20 +374,23 @@ def main() -> None:
         "data", nargs="*", help="data options, directly after the run: data.grid=16"
     )
     args = parser.parse_args()
-    folder = bundle(args.name, args.run, args.over)
-    header = read_header(model_file(folder))
-    model_class = entry(header.model).model
-    if issubclass(model_class, Translates):
-        translations(folder)
-    elif issubclass(model_class, Controlled | Follows | Upscales):
-        condition_sheet(folder, args.data)
-    elif _paints_scenes(header):
-        scenes(folder, args.data)
-    else:
-        draws(folder)
-    text = card(folder, args, *evaluate_bundle(folder, args))
-    (folder / "README.md").write_text(text)
-    print(text)
+    with mistakes_in_one_line():
+        if not issubclass(entry(read_header(model_file(args.run)).model).model, GenerativeModel):
+            raise BuildError(f"{args.run} paints nothing; for a judge, type tools/bundle_judge.py")
+        folder = bundle(args.name, args.run, args.over)
+        header = read_header(model_file(folder))
+        model_class = entry(header.model).model
+        if issubclass(model_class, Translates):
+            translations(folder)
+        elif issubclass(model_class, Controlled | Follows | Upscales):
+            condition_sheet(folder, args.data)
+        elif _paints_scenes(header):
+            scenes(folder, args.data)
+        else:
+            draws(folder)
+        text = card(folder, args, *evaluate_bundle(folder, args))
+        (folder / "README.md").write_text(text)
+        print(text)
 
 
 if __name__ == "__main__":

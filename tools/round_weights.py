@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from command_line import count, mistakes_in_one_line, number_within
 from torch import Tensor, nn
 
 from limner.contract.checkpoint import load, model_file, read_header, save_model
@@ -233,20 +234,27 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
 
 def main() -> None:
     """Round a run, and print the loss before and after."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path, help="run to round")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--bits", type=float, default=3.5, help="mean bits of a weight")
-    parser.add_argument("--critic", type=float, help="the same for a critic; default: --bits")
-    parser.add_argument("-n", type=int, default=256, help="pictures for estimating gradients and H")
+    parser.add_argument(
+        "--bits", type=number_within(*_BITS), default=3.5, help="mean bits of a weight"
+    )
+    parser.add_argument(
+        "--critic", type=number_within(*_BITS), help="the same for a critic; default: --bits"
+    )
+    parser.add_argument(
+        "-n", type=count, default=256, help="pictures for estimating gradients and H"
+    )
     args = parser.parse_args()
-    torch.manual_seed(0)
-    header, model = read_header(model_file(args.run)), load(args.run)
-    before = mean_loss(model, args.run, args.n)
-    round_model(model, args.run, args.bits, args.critic or args.bits, args.n)
-    save_model(model, args.out, images_seen=header.images_seen, recipe=header.recipe)
-    after = mean_loss(load(args.out), args.run, args.n)  # reloaded, as models cache results
-    print(f"loss of {args.n} held-out pictures: {before:.4f} before, {after:.4f} after")
+    with mistakes_in_one_line():
+        torch.manual_seed(0)
+        header, model = read_header(model_file(args.run)), load(args.run)
+        before = mean_loss(model, args.run, args.n)
+        round_model(model, args.run, args.bits, args.critic or args.bits, args.n)
+        save_model(model, args.out, images_seen=header.images_seen, recipe=header.recipe)
+        after = mean_loss(load(args.out), args.run, args.n)  # reloaded, as models cache results
+        print(f"loss of {args.n} held-out pictures: {before:.4f} before, {after:.4f} after")
 
 
 if __name__ == "__main__":

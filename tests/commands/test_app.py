@@ -130,7 +130,7 @@ def test_a_model_without_labels_and_recipe_is_trained_on_emoji_without_labels(mo
     assert "limner train recipe:kl-emoji" in options_text(entry)
     monkeypatch.setattr("limner.commands.listing.bundled_recipes", dict)
     command = "limner train kl-autoencoder emoji data.size=16 data.label=none"
-    assert command in options_text(entry).splitlines()[-2]
+    assert command in options_text(entry).splitlines()[-3]
     assert options_text(models()["edm"]).count("train edm emoji data.size=16\n") == 1
 
 
@@ -146,7 +146,10 @@ def test_a_model_of_two_levels_is_shown_with_the_data_that_it_takes():
         shown = options_text(models()["binary"])
     finally:
         del registry._entries["binary"]
-    assert shown.endswith("train it: limner train binary emoji data.size=16 data.levels=2")
+    assert shown.endswith(
+        "train it: limner train binary emoji data.size=16 data.levels=2\n"
+        "on other data: limner train binary folder:FOLDER data.size=16 data.levels=2"
+    )
 
 
 def test_every_option_is_described():

@@ -355,7 +355,7 @@ def test_both_stages_of_a_cascade_are_written(tmp_path):
          {"steps": 4}, "give sampler.sampler=ddim"),
         (lambda: perturbed("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many for a table"),
         (lambda: perturbed("flow-matching", channels=(8,)),
-         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
+         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "give sampler.interval=none"),
         (lambda: perturbed("classifier", LABELLED, channels=(8,), attention=0,
                            base=perturbed("flow-matching", LABELLED, **PLAIN)),
          {"steps": 4}, "a classifier guides with gradients"),
@@ -364,13 +364,23 @@ def test_both_stages_of_a_cascade_are_written(tmp_path):
          {"steps": 2}, "rank what they painted; export the base"),
     ],
 )  # fmt: skip
-def test_models_without_a_graph_are_refused(tmp_path, model, options, message):
+def test_models_without_a_graph_are_refused(tmp_path, capsys, model, options, message):
     painter = model()
     with pytest.raises(LimnerError, match=message):
         write_onnx(
             painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, store="float32"
         )
     assert not list(tmp_path.iterdir())
+    assert "converting" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [(["sampler.steps=3"], "sampler.steps"), (["-n", "2"], "-n"), (["--store", "int8"], "--store")],
+)
+def test_an_option_that_diffusers_folders_lack_is_named(tmp_path, options, name):
+    result = CliRunner().invoke(app, ["export", "ddpm", str(tmp_path / "folder"), *options])
+    assert f"{name} does not go with --format diffusers; leave it out" in str(result.exception)
 
 
 def test_a_model_whose_pictures_are_not_finite_is_refused():

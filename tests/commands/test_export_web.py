@@ -17,6 +17,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 import limner
+from limner.commands.exports import web
 from limner.commands.exports.web import _RUNTIME, _fetch_runtime, write_web
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
@@ -285,8 +286,16 @@ def test_models_that_cannot_paint_in_a_browser_are_refused(tmp_path, model, mess
         write_web(painter, options, tmp_path / "web", title="", store="float32")
 
 
+def test_the_runtime_is_fetched_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(web.shutil, "which", lambda name: None)
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(LimnerError, match="npm, which fetches ONNX Runtime"):
+        write_web(perturbed("gan", GREY, channels=8), {}, tmp_path / "web", title="", store="int8")
+    assert "converting" not in capsys.readouterr().err
+
+
 def test_a_folder_without_the_runtime_is_refused_before_the_work(tmp_path):
-    model = perturbed("pixelcnn", GREY, h=4, blocks=1)  # refused only after it was traced
+    model = perturbed("gan", GREY, channels=8)
     with pytest.raises(LimnerError, match=r"has no ort.wasm.min.mjs; give the folder dist"):
         write_web(model, {}, tmp_path / "web", title="", store="int8", runtime=tmp_path)
     assert not (tmp_path / "web").exists()

@@ -19,6 +19,7 @@ from limner.contract.options import (
     parse_assignments,
     parse_value,
     plain,
+    typed_value,
     validate_options,
 )
 
@@ -51,6 +52,20 @@ def test_defaults_are_filled_in_and_types_converted():
         "width": 8, "rate": 1.0, "sizes": (3, 4), "more": (), "kind": "cosine", "deep": False,
         "cap": None, "ends": None, "table": None,
     }  # fmt: skip
+
+
+def test_none_clears_an_option_that_need_not_have_a_value():
+    values = read(width=3, cap="none", ends="none", table="none")
+    assert (values["cap"], values["ends"], values["table"]) == (None, None, None)
+    with pytest.raises(LimnerError, match=r"model\.rate='none': input should be a valid number"):
+        read(width=3, rate="none")
+    assert typed_value(None) == "none"
+
+
+def test_none_is_itself_where_it_is_a_choice_or_a_text():
+    def f(norm: Literal["none", "batch"] | None = None, name: str = "") -> None: ...
+
+    assert validate_options(f, {"norm": "none", "name": "none"}) == {"norm": "none", "name": "none"}
 
 
 class Shared(TypedDict, total=False):

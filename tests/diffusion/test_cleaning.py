@@ -11,7 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition
 from limner.contract.registry import build, entry
 from limner.contract.rewording import Rewording, align_tokens
-from limner.contract.text import prompted, text_spec
+from limner.contract.text import text_condition, text_spec
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.cleaning import cleaned, cleaning_passes
 from limner.diffusion.sampling import Edit
@@ -155,7 +155,7 @@ def test_a_change_of_words_counts_the_passes_only_where_it_takes_them():
     spec = replace(SPEC, labels=(), frequencies=(), text=text_spec(8))
     base = build("flow-matching", spec.resized(4, 4), channels=(8, 16), attention=2)
     model = Cascade(spec, base, options={"channels": [8]}).eval()
-    before, after = prompted(spec, "red dog", print), prompted(spec, "blue dog", print)
+    before, after = text_condition(spec, "red dog", print), text_condition(spec, "blue dog", print)
     assert before.text is not None
     length = before.text.shape[1]
     change = Rewording(align_tokens([1, 2], [1, 2], length), torch.ones(length))

@@ -125,6 +125,20 @@ def test_other_mistakes_are_refused(file, tmp_path):
             Recipe.read(file, [wrong])
 
 
+def test_players_are_a_table_of_tables_or_none(file):
+    for wrong in ("train.players=3", "train.players.critic=3"):
+        with pytest.raises(LimnerError, match=f"{wrong}: input should be a valid dictionary"):
+            Recipe.read(file, [wrong]).options()
+    assert Recipe.read(file, ["train.players=none"]).options().players is None
+
+
+def test_none_clears_what_a_recipe_sets(file, tmp_path):
+    """The recipe of a run keeps "none", because it replaces a value of the file before."""
+    recipe = Recipe.read(file, ["sampler.temperature=none"])
+    recipe.write(tmp_path / "run.toml")
+    assert Recipe.read(tmp_path / "run.toml").sampler == {"temperature": "none"}
+
+
 PLAIN = st.one_of(
     st.booleans(),
     st.integers(-(2**62), 2**62),

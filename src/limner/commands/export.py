@@ -41,9 +41,9 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a model for other programs: diffusers, ONNX, or a page for any browser."""
-    if form == "diffusers" and (options or n or store):
+    if form == "diffusers" and (unused := _options_of_graphs(options, n, store)):
         raise LimnerError(
-            "sampler options, -n and --store do not go with --format diffusers; give --format onnx"
+            f"{unused[0]} does not go with --format diffusers; leave it out, or give --format onnx"
         )
     if form == "diffusers" and to.suffix == ".onnx":
         raise LimnerError(f"'{to}' is the name of an ONNX file; give --format onnx, or a folder")
@@ -57,7 +57,6 @@ def export_command(
         typer.echo(str(write(model, to)))
         return
     from limner.commands.request import Request, open_model
-    from limner.runtime.progress import say
 
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
@@ -65,7 +64,6 @@ def export_command(
     from limner.commands.exports.onnx_file import write_onnx  # which says what is not installed
 
     painter, sampler_options = open_model(Request.of({"model": model, **sampler}), "cpu")
-    say("converting the networks; this can take some minutes")
     if form == "web":
         from limner.commands.exports.web import write_web
 
@@ -75,3 +73,12 @@ def export_command(
         return
     difference = write_onnx(painter.eval(), sampler_options, to, n=n or 1, store=store or "float32")
     typer.echo(f"{to}  (differs from the model by at most {difference:.1e})")
+
+
+def _options_of_graphs(options: list[str] | None, n: int | None, store: str | None) -> list[str]:
+    """Return the names of the given options that only ONNX graphs have."""
+    given = {"-n": n, "--store": store}
+    return [
+        *(option.partition("=")[0] for option in options or []),
+        *(name for name, value in given.items() if value is not None),
+    ]

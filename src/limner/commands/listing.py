@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from limner.contract.abilities import Foreign
@@ -12,10 +13,10 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
-from limner.data.sources import NO_OPTIONS, source_kinds
+from limner.data.sources import NO_OPTIONS, PAIRS, source_kinds, source_types
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align_columns
-from limner.training.bundled_recipes import bundled_recipes
+from limner.training.bundled_recipes import PREFIX, bundled_recipes
 from limner.training.evaluation import EvaluateOptions
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
@@ -60,7 +61,7 @@ def options_text(entry: Entry) -> str:
     if entry.train:
         training = [f"  {line}" for line in assignments("train", entry.train)]
         lines += ["", "  its usual training:", *training]
-    usage = f"train it: {_training_command(entry)}"
+    usage = "\n".join(_training_lines(entry))
     if names := bundled_names_of(entry.name):
         usage += f"\nready to use: -m {' or -m '.join(names)}"
     if entry.file:
@@ -129,19 +130,48 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _training_command(entry: Entry) -> str:
-    """Return a command that trains a model: on labelled emoji, from a recipe, or on emoji with
-    fewer levels or without labels."""
-    command = f"limner train {entry.name} emoji data.size=16"
+def _training_lines(entry: Entry) -> list[str]:
+    """Return commands that train a model on the bundled data and on other data: on labelled emoji,
+    from a recipe, or on emoji with fewer levels or without labels."""
+    command, options = f"limner train {entry.name}", "data.size=16"
     labelled = ImageSpec(3, 16, 16, labels=("a", "b"))
-    if _can_learn(entry, labelled):
-        return command
-    for name, file in bundled_recipes().items():
-        if Recipe.read(file).model["name"] == entry.name:
-            return f"limner train recipe:{name}"
-    if _can_learn(entry, replace(labelled, levels=2)):
-        return f"{command} data.levels=2"
-    return f"{command} data.label=none"
+    if not _can_learn(entry, labelled):
+        for name, file in bundled_recipes().items():
+            recipe = Recipe.read(file)
+            if recipe.model["name"] == entry.name:
+                command = f"limner train {PREFIX}{name}"
+                return [f"train it: {command}", *_other_data_lines(command, recipe)]
+        has_levels = _can_learn(entry, replace(labelled, levels=2))
+        options += " data.levels=2" if has_levels else " data.label=none"
+    other = options.replace("data.label=none", "data.labels=false")
+    return [
+        f"train it: {command} emoji {options}",
+        f"on other data: {command} folder:FOLDER {other}",
+    ]
+
+
+def _other_data_lines(command: str, recipe: Recipe) -> list[str]:
+    """Return how to train from a recipe on other data than its own."""
+    data = recipe.data
+    if data.get("hint") == "objects":
+        return ["on other data: impossible; only scenes have the positions of objects"]
+    kind, [first, *_] = data["source"].partition(":")[0], source_types(data["source"])
+    sources = {name: f"{name}:folder:A,folder:B" for name in PAIRS}
+    sources["instructions"] = "paired:folder:BEFORE,folder:AFTER"
+    words = [command, f"data.source={sources.get(kind, 'folder:FOLDER')}"]
+    if data.get("text", first.__dataclass_fields__["text"].default):
+        words.append("data.text=true")
+    if "size" not in data:
+        words.append("data.size=SIZE")
+    parts: dict[str, str] = recipe.train.get("init", {})
+    lines = [" ".join([*words, *(f"train.init.{part}=RUN" for part in parts)])]
+    if parts:
+        names = [Path(run).name for run in parts.values() if Path(run).name in bundled_recipes()]
+        example = (
+            f", for example of {' and '.join(PREFIX + name for name in names)}" if names else ""
+        )
+        lines.append(f"RUN: a run on the same pictures{example}")
+    return [f"on other data: {lines[0]}", *lines[1:]]
 
 
 def _can_learn(entry: Entry, spec: ImageSpec) -> bool:

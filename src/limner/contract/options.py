@@ -236,6 +236,12 @@ def _is_text(annotation: Any) -> bool:
     return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
 
+def _is_optional(annotation: Any) -> bool:
+    """Return whether an option may be None, which "none" then means unless it is a choice."""
+    choices = [choice for kind in kinds_of(annotation) for choice in get_args(kind)]
+    return NoneType in get_args(annotation) and "none" not in choices
+
+
 def _fixed_length(annotation: Any) -> int | None:
     """Return how many values an option has, if it has several and their number is fixed."""
     tuples = [get_args(kind) for kind in kinds_of(annotation) if get_origin(kind) is tuple]
@@ -274,8 +280,11 @@ def validate_options(
             raise unknown(kind, prefix + name, names, hint)
     arguments = dict(values)
     for name, value in values.items():
-        if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):
+        annotation = schema.model_fields[name].annotation
+        if isinstance(value, list) and _is_text(annotation):
             arguments[name] = typed_value(value)  # a text with commas, which `parse_value` split
+        elif value == "none" and _is_optional(annotation):
+            arguments[name] = None
     try:
         instance = schema(**arguments)
     except ValidationError as error:
@@ -394,7 +403,7 @@ def typed_value(value: Any) -> str:
     >>> typed_value(True), typed_value((64, 128)), typed_value(0.0002), typed_value("cosine")
     ('true', '64,128', '0.0002', 'cosine')
     """
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
         return ",".join(map(typed_value, value))  # pyright: ignore[reportUnknownArgumentType]

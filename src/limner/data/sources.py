@@ -166,6 +166,19 @@ def source_types(source: str) -> list[type[Source]]:
     return [known[name] for name in kinds if name in known]
 
 
+def has_option(source: str, name: str) -> bool:
+    """Return whether a source, or a part of a pair or mixture, has an option of this name.
+
+    An unknown source has all, because opening it says what is wrong.
+    """
+    kind, types = source.partition(":")[0], source_types(source)
+    if kind in PAIRS or kind == _MIXED:
+        parts = string.ascii_lowercase[: len(parts_of(source))]
+        if name in (*parts, "weights" if kind == _MIXED else "direction"):
+            return True
+    return not types or any(name in t.__dataclass_fields__ for t in types)
+
+
 def one_source(source: str | Path | Sequence[str]) -> str:
     """Return a source in its typed form: `folder:` or `zip:` for a Path, `mixed:` for a list.
 

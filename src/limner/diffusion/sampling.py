@@ -61,7 +61,8 @@ class WalkOptions(TypedDict, total=False):
         shift: how far the times of the steps are shifted towards noise, for flow matching, see
             `LinearPath`; 1 is evenly spaced; model.shift, as in training, by default.
         interval: range of noise in which the prompt or class guides (classifier-free guidance):
-            the least and the greatest sigma / alpha, see `Guided`.
+            the least and the greatest sigma / alpha, see `Guided`; none guides everywhere, also
+            where the recipe has a range.
         rescale: how far to restore the standard deviation of the picture, which guidance raises,
             from 0 (not at all) to 1; against colours that are too strong, see `Guided`; 0 by
             default.

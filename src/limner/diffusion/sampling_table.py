@@ -22,7 +22,7 @@ from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
 from limner.diffusion.classifier_guidance import Classified
 from limner.diffusion.sampling import Plan
-from limner.maths.denoisers import DenoiserWrapper, Estimate
+from limner.maths.denoisers import DenoiserWrapper, Estimate, Guided
 from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import Schedule, Times
 
@@ -97,13 +97,18 @@ def sampling_table(plan: Plan, variance: Tensor | None = None) -> list[Row]:
         variance: variance of a reverse step, if the denoiser returns one.
 
     Raises:
-        LimnerError: there is no table, because the plan is guided by a gradient, has a variance for
-            each pixel, has too many steps, or its sampler is not linear.
+        LimnerError: there is no table, because the plan is guided by a gradient or in some steps
+            only, has a variance for each pixel, has too many steps, or its sampler is not linear.
     """
-    steps, sampler = len(plan.times) - 1, plan.sampler
-    if isinstance(sampler, GuidedAncestral) or _has_classifier(plan.D):
+    steps, sampler, wrappers = len(plan.times) - 1, plan.sampler, _wrappers(plan.D)
+    if isinstance(sampler, GuidedAncestral) or any(isinstance(D, Classified) for D in wrappers):
         raise LimnerError(
             "a classifier guides with gradients, which a table cannot contain; export the base"
+        )
+    if any(isinstance(D, Guided) and D.interval is not None for D in wrappers):
+        raise LimnerError(
+            "with sampler.interval the network is guided in some steps only, which a table cannot "
+            "contain; give sampler.interval=none"
         )
     needs_variance = isinstance(sampler, Ancestral) and sampler.variance is None
     if needs_variance and variance is not None and variance.numel() > 1:
@@ -150,13 +155,13 @@ def _check_table(table: Sequence[Row], plan: Plan, variance: Tensor | None) -> N
         )
 
 
-def _has_classifier(D: object) -> bool:
-    """Return whether a classifier guides a denoiser, at any level of its wrappers."""
+def _wrappers(D: object) -> list[DenoiserWrapper]:
+    """Return the wrappers of a denoiser, from the outermost."""
+    wrappers: list[DenoiserWrapper] = []
     while isinstance(D, DenoiserWrapper):
-        if isinstance(D, Classified):
-            return True
+        wrappers.append(D)
         D = D.denoiser
-    return False
+    return wrappers
 
 
 def follow_table(

@@ -19,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from limner.contract.model import Learner
 from limner.contract.names import SECTIONS
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
-from limner.data.sources import one_source
+from limner.data.sources import has_option, one_source, source_types
 from limner.runtime.progress import say
 from limner.runtime.seeding import seed_torch
 from limner.training.bundled_recipes import PREFIX, bundled_recipes, header_comment
@@ -115,7 +116,31 @@ class Recipe:
         for section, key in (("model", "name"), ("data", "source")):
             if not isinstance(sections.get(section, {}).get(key), str | list):
                 raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
-        return cls(**sections, about=header_comment(text)).with_values(assignments)
+        recipe = cls(**sections, about=header_comment(text))
+        updated = recipe.with_values(assignments := list(assignments))
+        return updated._for_other_data(recipe, parse_assignments(assignments, SECTIONS))
+
+    def _for_other_data(self, file: "Recipe", typed: Mapping[str, Section]) -> "Recipe":
+        """Return a copy for a source that was typed, without the file's options of its own source.
+
+        Args:
+            file: the recipe as it is in the file.
+            typed: the typed options, by section.
+        """
+        kinds = [source_types(one_source(recipe.data["source"])) for recipe in (file, self)]
+        if "source" not in typed.get("data", {}) or kinds[0] == kinds[1]:
+            return self
+        has = partial(has_option, self.data["source"])
+        data = {k for k in file.data if not has(k)} - typed["data"].keys()
+        evaluate = {"against", "split"} & file.evaluate.keys() - typed.get("evaluate", {}).keys()
+        if left_out := [*(f"data.{k}" for k in data), *(f"evaluate.{k}" for k in evaluate)]:
+            source = self.data["source"]
+            say(f"data.source={source} goes without the recipe's {', '.join(sorted(left_out))}")
+        return replace(
+            self,
+            data={k: v for k, v in self.data.items() if k not in data},
+            evaluate={k: v for k, v in self.evaluate.items() if k not in evaluate},
+        )
 
     def with_values(self, assignments: Iterable[str]) -> "Recipe":
         """Return a copy with typed values: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
@@ -201,13 +226,21 @@ def _with_usual(defaults: Section | Mapping[str, Any], section: Section) -> Sect
 
     An option that the section sets for all players overrides a player's default.
     """
+    typed_players: Any = section.get("players") or {}
+    if not _is_table_of_tables(typed_players):
+        return {**defaults, **section}  # "none", or what the validation refuses
     merged = {key: value for key, value in {**defaults, **section}.items() if key != "players"}
-    players = {name: dict(values) for name, values in (section.get("players") or {}).items()}
+    players = {name: dict(values) for name, values in typed_players.items()}
     for name, values in defaults.get("players", {}).items():
         left_out = {key: value for key, value in values.items() if key not in section}
         if left_out:
             players[name] = left_out | players.get(name, {})
     return merged | {"players": players} if players else merged
+
+
+def _is_table_of_tables(value: Any) -> bool:
+    """Return whether a value has named parts that have named parts."""
+    return isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values())
 
 
 def _plain_copy(value: Any) -> Any:

@@ -56,6 +56,7 @@ from limner.diffusion.frozen_base import ExtendsBase
 from limner.diffusion.sampling import Plan, Repaints
 from limner.diffusion.sampling_table import Row, sampling_table
 from limner.maths.fixed_transforms import without_inversions
+from limner.runtime.progress import say
 
 _Options = Mapping[str, Any]
 _CLOSE: dict[WeightFormat, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
@@ -128,6 +129,7 @@ def convert(model: GenerativeModel, options: _Options, n: int) -> ExportedModel:
 def _convert_all(model: GenerativeModel, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write all of `frames` as one graph."""
     draws, inputs, expected = _record_sampling(model, c, options, n)
+    _announce()
     parts = parts_of(c)
     module = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
@@ -207,6 +209,11 @@ def _record_sampling(
     return laws, {name: value for name, (_, value) in zip(names, noise.made)}, expected
 
 
+def _announce() -> None:
+    """Tell that the slow part begins, after all checks that do not need the graph."""
+    say("converting the networks; this can take some minutes")
+
+
 def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) -> list[list[str]]:
     """Split the names of the noise inputs into one list per stage, by their number of draws.
 
@@ -225,9 +232,10 @@ def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) 
 def _convert_denoiser(model: Repaints, c: Condition, options: _Options, n: int) -> ExportedModel:
     """Write a denoising model: a table of sums, and calls of the denoiser."""
     loop = sampling_loop(model, model.plan(**options), c, n)
-    networks = _networks(loop, c)
     laws, noises, expected = _record_sampling(model, c, options, n)
     [names] = _split(laws, [loop.draws], model)
+    _announce()
+    networks = _networks(loop, c)
     graph = JoinedGraph()
     picture = graph.unroll("", loop.scaled, networks, names)
     proto = graph.model(networks["finish"], picture)
@@ -240,10 +248,11 @@ def _convert_extended(model: ExtendsBase, c: Condition, options: _Options, n: in
     if base_c.image is None or c.image is None:
         raise LimnerError("with these options the hint has no effect; export the base")
     loop = sampling_loop(model.base, plan, base_c, n)
-    networks = _networks(loop, base_c)
-    encoding = trace(EncodedInput(model).eval(), {"image": c.image}, "seen")
     laws, noises, expected = _record_sampling(model, c, options, n)
     [names] = _split(laws, [loop.draws], model)
+    _announce()
+    networks = _networks(loop, base_c)
+    encoding = trace(EncodedInput(model).eval(), {"image": c.image}, "seen")
     graph = JoinedGraph()
     graph.add("Seen", encoding)
     hint = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
@@ -268,6 +277,7 @@ def _convert_cascade(model: Cascade, c: Condition, options: _Options, n: int) ->
     large = sampling_loop(upsampler, upsampler.plan(**upsampler_options), upsampler_c, n)
     laws, noises, expected = _record_sampling(model, c, options, n)
     first, middle, last = _split(laws, [small.draws, 1, large.draws], model)
+    _announce()
     network = trace(augmented, {"z": z, "noise": noise}, "seen")
     small_nets, large_nets = _networks(small, c), _networks(large, upsampler_c)
     graph = JoinedGraph()
@@ -292,6 +302,7 @@ def _convert_network(model: AutoregressiveModel, c: Condition, n: int) -> Export
     theta, inputs = Theta(model, list(parts)).eval(), {"x": x, **parts}
     with torch.no_grad():
         expected = theta(*inputs.values())
+    _announce()
     return ExportedModel(trace(theta, inputs, "theta"), inputs, expected, "theta", {})
 
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.commands.exports.onnx_file import convert, difference
 from limner.commands.exports.onnx_graph import (
     WeightFormat,
@@ -75,10 +76,15 @@ def write_web(
         raise LimnerError(
             "a model with an input picture cannot be written for the browser; export another"
         )
+    if isinstance(model, AutoregressiveModel):
+        raise LimnerError(
+            f"{model.name} models paint pixel by pixel, which takes too long in a browser; "
+            "export another"
+        )
     if runtime and (missing := [name for name in _RUNTIME if not (runtime / name).is_file()]):
         raise LimnerError(f"{runtime} has no {missing[0]}; give the folder dist of {_PACKAGE}")
-    description, graphs = _parts(model, options, store)
     dist = runtime or _fetch_runtime()
+    description, graphs = _parts(model, options, store)
     description |= {"title": title, "graphs": list(graphs)}
     with writing(folder):
         try:
@@ -111,11 +117,6 @@ def _parts(
         "labels": spec.labels,
         "text": spec.text is not None,
     }
-    if export.output != "picture":
-        raise LimnerError(
-            f"{model.name} models paint pixel by pixel, which takes too long in a browser; "
-            "export another"
-        )
     content = file_content(reduce_weights(export.graph, store))
     difference(content, export, store)
     if export.loop is None:
