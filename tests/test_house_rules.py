@@ -325,6 +325,41 @@ def test_no_file_is_a_collection_of_helpers():
     assert not files, files
 
 
+IRREGULAR = set("drawn written made kept held found given taken hidden built".split())
+"""Past participles that do not end in "ed", and are not also verbs such as "read"."""
+VERBS_IN_ED = {"seed", "embed", "feed", "need"}
+
+
+def participles(code: ast.AST) -> list[str]:
+    """Return the functions that a past participle alone names; properties may have such names."""
+    names = []
+    for node in ast.walk(code):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = {ast.unparse(each).rpartition(".")[2] for each in node.decorator_list}
+            word = node.name.strip("_")
+            is_participle = word.endswith("ed") and word.isalpha() and word not in VERBS_IN_ED
+            if (is_participle or word in IRREGULAR) and not decorators & {
+                "property",
+                "classmethod",
+            }:
+                names.append(f"{node.lineno} {node.name}")
+    return names
+
+
+def test_no_function_is_named_by_a_past_participle():
+    found = [
+        f"{file.relative_to(ROOT)}:{name}" for file in FILES for name in participles(tree(file))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_past_participle_is_found():
+    code = (
+        "def cleaned(): ...\ndef _drawn(): ...\ndef seed(): ...\n@property\ndef shared(self): ..."
+    )
+    assert participles(ast.parse(code)) == ["1 cleaned", "2 _drawn"]
+
+
 def test_public_definitions_are_documented():
     missing = []
     for file in FILES:

@@ -13,7 +13,7 @@ from limner.contract.registry import build, entry
 from limner.contract.rewording import Rewording, align_tokens
 from limner.contract.text import text_condition, text_spec
 from limner.diffusion.cascade import Cascade
-from limner.diffusion.cleaning import cleaned, cleaning_passes
+from limner.diffusion.cleaning import clean_pictures, cleaning_passes
 from limner.diffusion.sampling import Edit
 from limner.maths.denoisers import Estimate
 from limner.maths.schedules import (
@@ -44,7 +44,7 @@ class Exact:
 
 
 def clean(D: Exact, passes: int, c: Condition = Condition()) -> list[torch.Tensor]:
-    return list(cleaned(X, D, c, cleaning_passes(D.schedule, passes)))
+    return list(clean_pictures(X, D, c, cleaning_passes(D.schedule, passes)))
 
 
 @pytest.mark.parametrize("schedule", [LINE, LogSNR()])
@@ -136,7 +136,7 @@ def test_each_pass_sees_the_pixels_that_an_edit_keeps():
     mask[..., 2:, :] = 1
     mask[..., 2, :] = 0.25
     D, passes = Exact(error=0.1), cleaning_passes(LINE, 2)
-    first, second = cleaned(X, D, Condition(), passes, Edit(given, mask))
+    first, second = clean_pictures(X, D, Condition(), passes, Edit(given, mask))
     for before, after in ((X, first), (first, second)):
         estimate = (before + 0.1).clamp(max=1)
         assert torch.equal(after[..., :2, :], given[..., :2, :])
@@ -153,7 +153,7 @@ def test_a_mask_that_keeps_almost_all_changes_almost_nothing():
 
 def test_a_change_of_words_counts_the_passes_only_where_it_takes_them():
     spec = replace(SPEC, labels=(), frequencies=(), text=text_spec(8))
-    base = build("flow-matching", spec.resized(4, 4), channels=(8, 16), attention=2)
+    base = build("flow-matching", spec.with_size(4, 4), channels=(8, 16), attention=2)
     model = Cascade(spec, base, options={"channels": [8]}).eval()
     before, after = text_condition(spec, "red dog", print), text_condition(spec, "blue dog", print)
     assert before.text is not None

@@ -39,7 +39,7 @@ from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
 from limner.contract.upscaling import Upscales, resize
-from limner.diffusion.cleaning import CleaningPasses, check_cleaning, cleaned_frames
+from limner.diffusion.cleaning import CleaningPasses, check_cleaning, clean_frames
 from limner.diffusion.conditioning_augmentation import augment, augmentation_level
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.prompt_to_prompt import (
@@ -222,7 +222,7 @@ class Cascade(Edits, Attends, Rewords):
         frames = self.upsampler.frames(
             n, condition, noise=noise, preview=preview, **upsampler_options
         )
-        yield from cleaned_frames(frames, self.upsampler, condition, clean, preview)
+        yield from clean_frames(frames, self.upsampler, condition, clean, preview)
 
     def _level(self, level: float | None) -> float:
         """Return the standard deviation of the noise on the base's picture."""
@@ -293,7 +293,7 @@ class Cascade(Edits, Attends, Rewords):
         frames = upsampler.edit_frames(
             large_edit, n, condition, noise=noise, preview=preview, **upsampler_options
         )
-        for x in cleaned_frames(frames, self.upsampler, condition, clean, preview, large_edit):
+        for x in clean_frames(frames, self.upsampler, condition, clean, preview, large_edit):
             yield x if mask is None else torch.where(mask.to(x) > 0, x, image)
 
     def check_words(self, before: Condition, after: Condition) -> None:
@@ -335,7 +335,7 @@ class Cascade(Edits, Attends, Rewords):
             frames = self.upsampler.frames(
                 n, condition, noise=noise, preview=preview, **upsampler_options
             )
-            yield from cleaned_frames(frames, self.upsampler, condition, clean, preview)
+            yield from clean_frames(frames, self.upsampler, condition, clean, preview)
         else:
             upsampler = self._editing(self.upsampler)
             plan = upsampler.plan(**upsampler_options)

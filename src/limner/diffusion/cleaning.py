@@ -67,7 +67,7 @@ def cleaning_passes(schedule: Schedule, passes: int) -> list[Pass]:
     return [Pass(t, float(schedule(t)[0]), s) for t, s in zip(times, shifts, strict=True)]
 
 
-def cleaned(
+def clean_pictures(
     x: Images,
     D: Denoiser,
     c: Condition,
@@ -86,9 +86,9 @@ def cleaned(
     for t, alpha, shifts in passes:
         total, count = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
         for shift in shifts:
-            estimate = D(alpha * _shifted(x, shift), t, _with_shift(c, x.shape[-2:], shift)).x_hat
-            total = total + _shifted_back(estimate.clamp(-1, 1).to(x), shift)
-            count = count + _shifted_back(torch.ones_like(count), shift)
+            estimate = D(alpha * _shift(x, shift), t, _with_shift(c, x.shape[-2:], shift)).x_hat
+            total = total + _shift_back(estimate.clamp(-1, 1).to(x), shift)
+            count = count + _shift_back(torch.ones_like(count), shift)
         x = total / count
         if edit is not None and edit.mask is not None:
             x = torch.lerp(edit.image.to(x), x, edit.mask.to(x))
@@ -104,7 +104,7 @@ def check_cleaning(model: GenerativeModel, passes: int | None) -> None:
         )
 
 
-def cleaned_frames(
+def clean_frames(
     frames: Iterator[Images],
     model: GenerativeModel,
     c: Condition,
@@ -120,7 +120,7 @@ def cleaned_frames(
         c: condition of the pictures.
         passes: number of passes; with None or 0, the frames stay as they are.
         preview: whether to yield frames on the way.
-        edit: the edit that the frames show, see `cleaned`.
+        edit: the edit that the frames show, see `clean_pictures`.
     """
     if not passes:
         yield from frames
@@ -131,20 +131,20 @@ def cleaned_frames(
         if preview:
             yield x
     plan = cleaning_passes(model.schedule, passes)
-    for k, picture in enumerate(cleaned(x, model, c, plan, edit), 1):
+    for k, picture in enumerate(clean_pictures(x, model, c, plan, edit), 1):
         if preview or k == passes:
             yield picture
 
 
-def _shifted(x: Tensor, shift: tuple[int, int]) -> Tensor:
+def _shift(x: Tensor, shift: tuple[int, int]) -> Tensor:
     """Shift down and right by pixels; the first row and column are repeated."""
     down, right = shift
     height, width = x.shape[-2:]
     return F.pad(x, (right, 0, down, 0), mode="replicate")[..., :height, :width]
 
 
-def _shifted_back(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Invert `_shifted`, with zeros in the last row and column, which were shifted out."""
+def _shift_back(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Invert `_shift`, with zeros in the last row and column, which were shifted out."""
     down, right = shift
     return F.pad(x[..., down:, right:], (0, right, 0, down))
 
@@ -154,4 +154,4 @@ def _with_shift(c: Condition, size: tuple[int, int], shift: tuple[int, int]) -> 
     if c.image is None or shift == (0, 0):
         return c
     image = F.interpolate(c.image, size, mode="bilinear", antialias=True)
-    return replace(c, image=_shifted(image, shift))
+    return replace(c, image=_shift(image, shift))

@@ -21,7 +21,7 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
     """Add the routes for evaluations and comparisons."""
 
     @app.get("/api/v1/reports", responses=errors(404), response_model=api_types.Reports)
-    async def found(model: Annotated[str | None, Query(max_length=400)] = None) -> Any:
+    async def list_reports(model: Annotated[str | None, Query(max_length=400)] = None) -> Any:
         """List the evaluations of a model, or those of all models and all comparisons."""
         if model is not None and model not in studio.models.folders:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")

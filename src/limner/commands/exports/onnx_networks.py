@@ -12,7 +12,7 @@ from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
 from limner.contract.noise_inputs import GivenNoise
 from limner.diffusion.cascade import Cascade
-from limner.diffusion.cleaning import cleaned, cleaning_passes
+from limner.diffusion.cleaning import clean_pictures, cleaning_passes
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.frozen_base import ExtendsBase
 from limner.diffusion.sampling import Repaints
@@ -126,4 +126,4 @@ class Cleaning(nn.Module):
     def forward(self, x: Images, *rest: Tensor) -> Images:
         """Return the pictures."""
         c = Condition(**dict(zip(self.parts, rest, strict=True)))
-        return deque(cleaned(x, self.upsampler, c, self.passes), maxlen=1).pop()
+        return deque(clean_pictures(x, self.upsampler, c, self.passes), maxlen=1).pop()
