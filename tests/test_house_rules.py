@@ -325,7 +325,9 @@ def test_no_file_is_a_collection_of_helpers():
     assert not files, files
 
 
-IRREGULAR = set("drawn written made kept held found given taken hidden built".split())
+IRREGULAR = {
+    *("drawn", "written", "made", "kept", "held", "found", "given", "taken", "hidden", "built")
+}
 """Past participles that do not end in "ed", and are not also verbs such as "read"."""
 VERBS_IN_ED = {"seed", "embed", "feed", "need"}
 

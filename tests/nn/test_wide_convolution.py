@@ -33,7 +33,7 @@ DEEP = {
 def test_networks_that_reduce_pictures_to_one_cell_use_it(name):
     case = cases(entry(name))[-1]
     side = 8 if name == "best-of-n" else 4
-    spec = case.spec.resized(side, side)
+    spec = case.spec.with_size(side, side)
     model = replace(case, spec=spec, config={**case.config, **DEEP[name]}).build()
     dtypes = list[torch.dtype]()
 
