@@ -89,6 +89,15 @@ def test_an_option_without_a_value_is_the_one_of_the_recipe_as_in_the_stored_set
         sampler_options(model, path, Request(sampler={"claen": None}))
 
 
+def test_an_option_of_the_recipe_that_none_clears_is_stored_as_cleared():
+    path = find_model("emoji")
+    model, request = load_painter(path, "cpu"), Request(sampler={"scale": "none"})
+    assert sampler_options(model, path, Request())["scale"] == 2.5
+    options = sampler_options(model, path, request)
+    assert options["scale"] is None
+    assert sampler_options(model, path, request.with_sampler(options)) == options
+
+
 def test_a_negative_prompt_changes_the_picture(model: str):
     request = Request(model, prompts=("a dog",))
     assert not torch.equal(paint(request), paint(replace(request, negative="brown")))

@@ -186,8 +186,9 @@ class Request:
         return self.prompt_seeds[row * len(self.prompt_seeds) // rows]
 
     def with_sampler(self, sampler: Mapping[str, Any]) -> "Request":
-        """Return the request with all sampler options that have a value."""
-        return replace(self, sampler={k: v for k, v in sampler.items() if v is not None})
+        """Return the request with all sampler options that have a value, or were typed as "none"."""
+        values = {k: "none" if self.sampler.get(k) == "none" else v for k, v in sampler.items()}
+        return replace(self, sampler={k: v for k, v in values.items() if v is not None})
 
     def settings(self) -> dict[str, Any]:
         """Return the settings to store in a PNG, with the prompt where other programs read it."""
