@@ -183,7 +183,7 @@ class Unnamed(toys.Lazy):
 class Leaking(toys.Dropout):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         for turn in super().turns(batch, step, noise):
-            yield Turn(turn.loss, logs={"loss": turn.loss})
+            yield Turn(turn.loss, logs={"error": turn.loss})
 
 
 class DataOrdered(toys.Lazy):

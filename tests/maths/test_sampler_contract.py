@@ -177,7 +177,7 @@ def test_the_name_of_a_shared_option_is_refused():
         DDPM.sample_schema()
 
 
-@pytest.mark.parametrize("name", ["seed", "mask", "strength", "rounds", "before", "spread"])
+@pytest.mark.parametrize("name", ["seed", "mask", "strength", "rounds", "before", "for_steps"])
 def test_the_name_of_an_argument_of_sampling_or_editing_is_refused(name: str):
     with pytest.raises(LimnerError, match=f"the option {name} of Own has a reserved name"):
         sampler("own")(make_dataclass("Own", [(name, int, 1)], bases=(Euler,), frozen=True))

@@ -12,8 +12,8 @@ from limner.runtime.folder_lock import is_locked, lock_folder
 HOLDER = """
 import sys, time
 from pathlib import Path
-from limner.runtime.folder_lock import locked
-with locked(Path(sys.argv[1]), "in use"):
+from limner.runtime.folder_lock import lock_folder
+with lock_folder(Path(sys.argv[1]), "in use"):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -186,7 +186,7 @@ class Request:
         return self.prompt_seeds[row * len(self.prompt_seeds) // rows]
 
     def with_sampler(self, sampler: Mapping[str, Any]) -> "Request":
-        """Return the request with all sampler options that have a value, or were typed as "none"."""
+        """Return the request with the sampler options that have a value or were typed as "none"."""
         values = {k: "none" if self.sampler.get(k) == "none" else v for k, v in sampler.items()}
         return replace(self, sampler={k: v for k, v in values.items() if v is not None})
 

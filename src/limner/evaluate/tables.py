@@ -17,7 +17,7 @@ def align_columns(rows: Sequence[Row]) -> list[str]:
 def escape_markdown(words: str) -> str:
     """Escape text, so that Markdown shows it unchanged.
 
-    >>> print(escape("runs/<b>|*x*, <= 3"))
+    >>> print(escape_markdown("runs/<b>|*x*, <= 3"))
     runs/\\<b>\\|\\*x\\*, <= 3
     """
     return _MARKS.sub(r"\\\g<0>", words)

@@ -117,7 +117,7 @@ def mean_scores(real: Scores, fake: Scores) -> dict[str, Tensor]:
 def game_formula(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> list[str]:
     """Return the game as two lines, with the formulas at the start of both losses' docstrings.
 
-    >>> game(wasserstein, generator_loss)
+    >>> game_formula(wasserstein, generator_loss)
     ['critic:     min E s(G(z)) - E s(x)', 'generator:  min -E s(G(z))']
     """
     players = {"critic:": critic, "generator:": generator}

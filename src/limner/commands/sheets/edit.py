@@ -94,7 +94,7 @@ def feather_mask(
 ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
     """Widen a mask, and return the weights that blend the painted picture in.
 
-    >>> wider, share = feathered(torch.tensor([[[[0.0, 0, 0, 0, 0, 1, 1, 1]]]]), 2)
+    >>> wider, share = feather_mask(torch.tensor([[[[0.0, 0, 0, 0, 0, 1, 1, 1]]]]), 2)
     >>> wider.flatten().tolist()
     [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     >>> [round(value, 2) for value in share.flatten().tolist()]
