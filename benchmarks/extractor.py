@@ -47,7 +47,7 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.inception import Inception, Network, load_network
 from limner.evaluate.metrics.fid import distance_of_features, frechet_distance
 from limner.evaluate.metrics.statistics import Moments
-from limner.evaluate.passes import BLOCK, FeatureObserver
+from limner.evaluate.passes import BLOCK_PICTURES, FeatureObserver
 from limner.evaluate.picture_sets import RealPictures
 
 STYLES = ("3d", "flat")
@@ -84,7 +84,7 @@ def limner_contestant(extract: Extractor) -> Contestant:
 
     def features(folder: Path) -> Tensor:
         pictures = RealPictures(open_data(f"folder:{folder}", split="all"))
-        numbers = torch.arange(len(pictures)).split(BLOCK)
+        numbers = torch.arange(len(pictures)).split(BLOCK_PICTURES)
         looks = (observer.look(pictures, batch, pictures.pictures(batch)) for batch in numbers)
         rows = torch.cat([look["features"] for look in looks])
         order = pictures.indices(torch.arange(len(pictures))).argsort()  # that of the files

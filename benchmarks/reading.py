@@ -20,7 +20,7 @@ from timing import count, model_name, options_parser
 from torch import Tensor, nn
 
 from limner.contract.bundled import load
-from limner.contract.layout import NONE, read_layout
+from limner.contract.layout import NO_OBJECT, read_layout
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data.scenes import Scenes
@@ -63,7 +63,7 @@ def query_accuracy(reader: CaptionReader, tokenizer: Tokenizer, n: int) -> float
     data, indices = replace(SIDES, split="test").open("scenes"), torch.arange(n)
     text = tokenizer.encode(data.captions(indices, Noise.sampling(0, n)))
     objects = read_layout(data.truth(indices), reader.kinds)
-    present = objects.kind != NONE
+    present = objects.kind != NO_OBJECT
     centre = (objects.box[..., :2] + objects.box[..., 2:]) / 2
     is_right = reader.sides(text, objects.kind) == sides(centre, present)
     return float(is_right[..., 0][present].float().mean())

@@ -9,7 +9,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.layout import layout_spec
 from limner.contract.model import GenerativeModel
 from limner.contract.text import text_spec
-from limner.data.hints import REDUCED, hint_spec
+from limner.data.hints import REDUCED_HINTS, hint_spec
 from limner.data.scenes import Scenes
 from limner.data.sources import PAIRS, domains, find_source
 from limner.training.recipe import Recipe
@@ -38,7 +38,7 @@ def test_a_recipe_is_valid(file):
     levels = 2 if source.binarise else source.levels
     text = text_spec(source.tokens) if source.text else None
     hint = layout_spec(("dog", "cat"), 4) if data.get("hint") == "objects" else None
-    if source.hint in REDUCED:
+    if source.hint in REDUCED_HINTS:
         hint = hint_spec(source.hint, ImageSpec(*shape), source.reduction)
     hint = ImageSpec(*shape) if two else hint
     model = recipe.build(ImageSpec(*shape, levels, labels, text=text, hint=hint))

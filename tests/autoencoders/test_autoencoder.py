@@ -141,7 +141,7 @@ def test_any_size_is_halved_and_rounded_up():
 
 def test_many_pictures_are_encoded_in_parts(monkeypatch):
     """Reconstructions and paths stay the same if at most 3 pictures are processed together."""
-    monkeypatch.setattr(codes, "_AT_ONCE", 3)
+    monkeypatch.setattr(codes, "_BATCH_SIZE", 3)
     x = pictures(8).double()
     model, sizes = linear(x, 3), list[int]()
     encode, decode = model.encode, model.decode

@@ -268,7 +268,7 @@ def test_the_bound_computed_in_parts_is_the_same(monkeypatch):
     model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,)).double()
     x = some_pictures(5, model.spec).double()
     expected = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
-    monkeypatch.setattr(importance_bound, "_AT_ONCE", 5 * 16 * 4)  # 4, 4, 4, 1
+    monkeypatch.setattr(importance_bound, "_MAX_DECODED_VALUES", 5 * 16 * 4)  # 4, 4, 4, 1
     torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, expected)
     sizes: list[int] = []
 

@@ -24,7 +24,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.options import json_schema
 from limner.contract.registry import Paper, models, register
 from limner.data.png import read_settings
-from limner.data.sources import NO_OPTIONS, source_kinds
+from limner.data.sources import NON_OPTION_FIELDS, source_kinds
 from limner.training.evaluation import EvaluateOptions
 from limner.training.options import PlayerOptions, TrainOptions
 
@@ -156,7 +156,7 @@ def test_every_option_is_described():
     """`limner options` and `limner models NAME` describe every option."""
     sections = {"train": TrainOptions, "evaluate": EvaluateOptions, "player": PlayerOptions}
     kinds = sections | source_kinds()
-    schemas = {name: json_schema(kind, skip=NO_OPTIONS) for name, kind in kinds.items()}
+    schemas = {name: json_schema(kind, skip=NON_OPTION_FIELDS) for name, kind in kinds.items()}
     entries = (each for each in models().values() if each.model.__module__.startswith("limner."))
     for entry in entries:  # leave out the toy models of the tests
         document = describe_model(entry)

@@ -25,11 +25,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(limner.commands.demo.run, "_TIMED_STEPS", 3)
         patch.setattr(limner.commands.demo.run, "PROMPTS", ("a red apple", "<b>"))
         patch.setattr(limner.commands.demo.run, "COMPOSITIONS", ("two dogs",))
-        patch.setattr(limner.commands.demo.run, "_EACH", 1)
+        patch.setattr(limner.commands.demo.run, "_PICTURES_PER_PROMPT", 1)
         patch.setattr(limner.commands.demo.run, "PICTURES", 2)
         patch.setattr(limner.commands.demo.run, "SCALES", (1.0, 3.0))
-        patch.setattr(limner.commands.demo.run, "_SKETCHES", 2)
-        patch.setattr(limner.commands.demo.run, "_RESERVE", 1e9)
+        patch.setattr(limner.commands.demo.run, "_TRAINING_SHEETS", 2)
+        patch.setattr(limner.commands.demo.run, "_TIME_FACTOR", 1e9)
         return limner.commands.demo.run.run_demo(out, seconds=0.001)
 
 

@@ -5,7 +5,7 @@ import torch
 from limner.contract.image import ImageSpec
 from limner.contract.layout import (
     COLOURS,
-    NONE,
+    NO_OBJECT,
     Objects,
     is_layout,
     layout_spec,
@@ -21,8 +21,8 @@ KINDS = 417
 
 
 def random_objects(b: int, n: int) -> Objects:
-    kind = torch.randint(NONE, KINDS, (b, n))
-    colour = torch.randint(NONE, len(COLOURS), (b, n))
+    kind = torch.randint(NO_OBJECT, KINDS, (b, n))
+    colour = torch.randint(NO_OBJECT, len(COLOURS), (b, n))
     low, high = torch.rand(2, b, n, 2).sort(0)[0]
     return Objects(kind, colour, torch.cat([low, high], 2))
 
@@ -30,18 +30,18 @@ def random_objects(b: int, n: int) -> Objects:
 def test_reading_is_the_inverse_of_writing():
     layout = random_objects(50, 8)
     result = read_layout(write_layout(layout, KINDS), KINDS)
-    present = layout.kind != NONE
+    present = layout.kind != NO_OBJECT
     assert torch.equal(result.kind, layout.kind)
     assert torch.equal(result.colour[present], layout.colour[present])
     torch.testing.assert_close(result.box[present], layout.box[present])
-    assert (result.colour[~present] == NONE).all()
+    assert (result.colour[~present] == NO_OBJECT).all()
 
 
 def test_the_first_kind_and_colour_differ_from_none():
     first = Objects(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), torch.zeros(1, 1, 4))
-    empty = first._replace(kind=first.kind + NONE)
+    empty = first._replace(kind=first.kind + NO_OBJECT)
     assert read_layout(write_layout(first, KINDS), KINDS)[:2] == (first.kind, first.colour)
-    assert read_layout(write_layout(empty, KINDS), KINDS).kind.item() == NONE
+    assert read_layout(write_layout(empty, KINDS), KINDS).kind.item() == NO_OBJECT
     assert (write_layout(empty, KINDS) == -1).all()
     assert read_layout(write_layout(first, KINDS) + 0.5 / KINDS, KINDS).kind.item() == 0, "rounded"
 
@@ -69,9 +69,9 @@ def test_the_layouts_of_scenes_contain_their_objects():
         scene = data.scene(index)
         assert scene is not None
         triples = [
-            (names[k], None if c == NONE else COLOURS[c], b)
+            (names[k], None if c == NO_OBJECT else COLOURS[c], b)
             for k, c, b in zip(kind[row].tolist(), colour[row].tolist(), box[row])
-            if k != NONE
+            if k != NO_OBJECT
         ]
         assert [each[:2] for each in triples] == [(t.name, t.colour) for t in scene.things]
         torch.testing.assert_close(

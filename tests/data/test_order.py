@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limner.data.order import ROUND, ByWeight, Mixed, Shuffled, Windowed, shares_of_a_round
+from limner.data.order import ROUND_LENGTH, ByWeight, Mixed, Shuffled, Windowed, shares_of_a_round
 
 blocks = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -60,9 +60,9 @@ def test_weights_are_the_shares_of_the_interval_from_0_to_1(monkeypatch: pytest.
 def test_each_source_has_exactly_its_share_and_follows_its_own_order():
     orders = [Shuffled(7, 2), Shuffled(11, 2)]
     order = Mixed(orders, [250, 750], lambda part, index: index + 7 * part, 2)
-    indices = order(torch.arange(4 * ROUND))
-    for first in range(0, 4 * ROUND, ROUND):
-        assert int((indices[first : first + ROUND] < 7).sum()) == 250
+    indices = order(torch.arange(4 * ROUND_LENGTH))
+    for first in range(0, 4 * ROUND_LENGTH, ROUND_LENGTH):
+        assert int((indices[first : first + ROUND_LENGTH] < 7).sum()) == 250
     assert torch.equal(indices[indices < 7], orders[0](torch.arange(1000)))
     assert torch.equal(indices[indices >= 7] - 7, orders[1](torch.arange(3000)))
     counts = torch.stack([order(torch.arange(i * 50, i * 50 + 50)) < 7 for i in range(80)]).sum(1)

@@ -20,7 +20,7 @@ from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.captions import article
 from limner.data.composition import (
-    FRAMES,
+    FRAME_CONTAINERS,
     SKILLS,
     Box,
     Composer,
@@ -127,7 +127,7 @@ def test_relations_hold_for_the_boxes(grid):
             "on top of": a.top < b.top and abs(a.bottom - b.top) < 0.03,
             "inside": a.left >= b.left and a.right <= b.right and a.top < b.bottom,
         }[kind], scene
-        if kind == "inside" and scene.things[j].name in FRAMES:
+        if kind == "inside" and scene.things[j].name in FRAME_CONTAINERS:
             assert a.left < middle[0] < a.right
     assert min(kinds[kind] for kind in ("left of", "right of", "above", "below")) > 15
     assert kinds["on top of"] > 3 and kinds["inside"] > 1

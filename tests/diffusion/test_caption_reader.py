@@ -7,7 +7,7 @@ import torch
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
-from limner.contract.layout import COLOURS, NONE, Objects, layout_spec
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects, layout_spec
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 from limner.data import open_data
@@ -19,8 +19,8 @@ KINDS = ("dog", "cat", "cup")
 SPEC = ImageSpec(3, 8, 8, text=text_spec(8), hint=layout_spec(KINDS, 4))
 assert SPEC.text is not None
 TWO = Objects(
-    torch.tensor([[0, 1, NONE, NONE]]),
-    torch.tensor([[3, NONE, NONE, NONE]]),
+    torch.tensor([[0, 1, NO_OBJECT, NO_OBJECT]]),
+    torch.tensor([[3, NO_OBJECT, NO_OBJECT, NO_OBJECT]]),
     torch.tensor([[[0.0, 0, 0.2, 0.2], [0.5, 0.5, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]]),
 )
 TEXT = Tokenizer(SPEC.text).encode(["a green dog and a cat"])
@@ -96,7 +96,9 @@ def test_the_order_of_objects_and_empty_places_change_no_loss(reader: CaptionRea
 
 
 def test_a_picture_without_objects_has_only_a_loss_of_their_number(reader: CaptionReader) -> None:
-    empty = Objects(torch.full((1, 4), NONE), torch.full((1, 4), NONE), torch.zeros(1, 4, 4))
+    empty = Objects(
+        torch.full((1, 4), NO_OBJECT), torch.full((1, 4), NO_OBJECT), torch.zeros(1, 4, 4)
+    )
     losses = {name: float(value.detach()) for name, value in reader.losses(TEXT, empty).items()}
     assert losses.pop("number") > 0
     assert set(losses.values()) == {0}
@@ -108,7 +110,7 @@ def test_the_predicted_sides_are_the_most_likely_across_and_down(reader: Caption
         assert isinstance(head, torch.nn.Linear)
         torch.nn.init.zeros_(head.weight)
         head.bias.data = torch.eye(3)[side]
-    predicted = reader.sides(TEXT, torch.zeros(len(TEXT), 5, dtype=torch.long) + NONE)
+    predicted = reader.sides(TEXT, torch.zeros(len(TEXT), 5, dtype=torch.long) + NO_OBJECT)
     assert predicted.tolist() == [[[2, 1]] * 5] * len(TEXT)
 
 

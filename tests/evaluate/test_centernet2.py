@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limner import build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
-from limner.contract.layout import NONE, Objects, layout_spec, read_layout, write_layout
+from limner.contract.layout import NO_OBJECT, Objects, layout_spec, read_layout, write_layout
 from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.scenes import ComposedScenes
@@ -133,7 +133,7 @@ def test_decoding_the_true_targets_of_scenes_gives_the_truth():
     model.describer = RedIsDog()  # pyright: ignore[reportAttributeAccessIssue]
     objects, score = model.detect(torch.zeros(120, 3, 128, 128))
     for row in range(120):
-        confident, present = score[row] > 0.5, truth.kind[row] != NONE
+        confident, present = score[row] > 0.5, truth.kind[row] != NO_OBJECT
         assert confident.sum() == present.sum(), data.scene(row)
         boxes = sorted(objects.box[row][confident].tolist())
         for box, known in zip(boxes, sorted(truth.box[row][present].tolist())):
@@ -155,7 +155,7 @@ def test_an_object_inside_another_may_have_the_same_centre():
     model = detector()
     model.describer = RedIsDog()  # pyright: ignore[reportAttributeAccessIssue]
     model.finder = FindsTruth(  # pyright: ignore[reportAttributeAccessIssue]
-        Objects(torch.tensor([[1, 0]]), torch.tensor([[NONE, 3]]), box), 128
+        Objects(torch.tensor([[1, 0]]), torch.tensor([[NO_OBJECT, 3]]), box), 128
     )
     x = -torch.ones(1, 3, 64, 64)
     x[:, 0, 26:38, 26:38] = 1  # the small object is red inside its own box
@@ -167,7 +167,7 @@ def test_an_object_inside_another_may_have_the_same_centre():
     torch.testing.assert_close(by_kind[1], box[0, 0])
     torch.testing.assert_close(by_kind[0], box[0, 1])
     assert objects.colour[0, :2].tolist() == [10, 10]
-    assert (objects.kind[0, 2:] == NONE).all()
+    assert (objects.kind[0, 2:] == NO_OBJECT).all()
 
 
 def test_a_crop_is_the_content_of_a_box_at_one_size():
@@ -206,7 +206,7 @@ def test_single_objects_are_learnt_in_a_few_steps():
             x, kind, (32 * box[:, 0]).long().tolist()
         ):
             picture[int(k), top:bottom, left:right] = 1
-        truth = Objects(kind, torch.full_like(kind, NONE), box)
+        truth = Objects(kind, torch.full_like(kind, NO_OBJECT), box)
         return Batch(x, Condition(image=write_layout(truth, 3)))
 
     for step in range(80):

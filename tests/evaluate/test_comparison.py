@@ -31,7 +31,7 @@ from limner.evaluate import comparison
 from limner.evaluate.charts import _axis
 from limner.evaluate.comparison import compare
 from limner.evaluate.leaderboard import (
-    MARK,
+    BEST_MARK,
     Column,
     ComparedSubject,
     Comparison,
@@ -466,7 +466,7 @@ def test_the_page_is_valid_and_self_contained(found: Comparison, tmp_path: Path)
             assert Report.from_json(subject["report"]) == each.report
     lines = table.read_text(encoding="utf-8").splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
-    assert sum(MARK in line and line.startswith("|") for line in lines) == len(data["best"])
+    assert sum(BEST_MARK in line and line.startswith("|") for line in lines) == len(data["best"])
 
 
 def test_text_from_outside_is_escaped(folder: Path, tmp_path: Path):
@@ -514,13 +514,13 @@ def test_the_command_line(
     common = ["--metrics", ",".join(METRICS), "-n", str(N)]
     paths = [str(folder / "wrong"), str(folder / "right")]
     code, out, _ = limner(*paths, *common)
-    assert code == 0 and MARK in out and "open comparison/index.html" in out
+    assert code == 0 and BEST_MARK in out and "open comparison/index.html" in out
     assert Path("comparison/index.html").is_file() and Path("comparison/comparison.md").is_file()
     code, out, _ = limner(*paths, str(folder / "nowhere"), *common, "-o", "other", "--json")
     assert code == 2 and len(json.loads(out)["subjects"]) == 3
     Path("a file").touch()
     code, out, err = limner(*paths, *common, "-o", "a file")
-    assert code == 2 and MARK in out and "\nopen " not in out
+    assert code == 2 and BEST_MARK in out and "\nopen " not in out
     assert err.endswith("cannot write a file: it is a file, not a folder; give another path\n")
     code, out, _ = limner(*paths, *common, "-o", "a file", "--json")
     assert code == 2 and len(json.loads(out)["subjects"]) == 2

@@ -39,7 +39,7 @@ class Endless(Shades):
 @pytest.fixture(autouse=True)
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
-    monkeypatch.setattr(picture_sets, "_MOST_OF_ENDLESS", MOST)
+    monkeypatch.setattr(picture_sets, "_MAX_ENDLESS_PICTURES", MOST)
 
 
 def test_every_metric_uses_the_first_pictures():

@@ -300,7 +300,7 @@ def test_one_process_and_three_with_a_restart_give_the_same_report(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for module in (fld_module, mind_module):  # makes every metric of features available
-        monkeypatch.setattr(module, "_ENOUGH", 100)
+        monkeypatch.setattr(module, "_RECOMMENDED_PICTURES", 100)
     single = judged(Painter(SPEC, deafness=0.3), n=500).numbers
     assert _together(tmp_path / "killed", kill_one=True) == []
     names = {path.name for path in (cache / "work").rglob("*.pictures")}
@@ -339,8 +339,8 @@ def test_statistics_of_a_data_set_are_cached_by_content():
 
 def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
     """Of 400 blocks, only one is in memory at a time, plus rows of the first 256 pictures."""
-    monkeypatch.setattr(passes, "MOST_FEATURES", 256)
-    monkeypatch.setattr(passes, "MOST_LOGITS", 256)
+    monkeypatch.setattr(passes, "MAX_FEATURES", 256)
+    monkeypatch.setattr(passes, "MAX_LOGITS", 256)
     alive: list[weakref.ref] = []
     counts: list[int] = []
 
@@ -657,7 +657,7 @@ def test_cached_files_are_complete_or_ignored(tmp_path: Path):
 
 
 def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch):
-    monkeypatch.setattr("limner.evaluate.metrics.memorisation._MOST_PIXELS", 240 * 108 * 130)
+    monkeypatch.setattr("limner.evaluate.metrics.memorisation._MAX_PIXELS", 240 * 108 * 130)
     report = judged(Painter(SPEC), metrics=["memorisation"])
     number = report.number("copied")
     assert number is not None and (number.n, report.n) == (128, N), (
@@ -667,7 +667,7 @@ def test_with_many_training_pictures_only_some_are_compared_with_all(monkeypatch
 
 def test_all_training_pictures_are_compared_or_their_number_is_stated(monkeypatch):
     """Training pictures beyond the largest reference may have been copied, too."""
-    monkeypatch.setattr(subject, "_LARGEST_REFERENCE", 100)
+    monkeypatch.setattr(subject, "_MAX_REFERENCE", 100)
     training, copies = Shades(240), Shades(140)
     copies._pixels = RealPictures(training).pictures(torch.arange(100, 240))
     options = {"against": training, "training": None, "metrics": ["memorisation"]}
@@ -675,7 +675,7 @@ def test_all_training_pictures_are_compared_or_their_number_is_stated(monkeypatc
     assert value(report, "copied") == 1
     assert report.training is not None and report.training.pictures == 240
     assert report.against.pictures == 100
-    monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
+    monkeypatch.setattr(subject, "_MAX_TRAINING_VALUES", 0)
     number = judged(copies, None, **options).number("copied")
     assert number and number.protocol.endswith("; compared with 100 of 240 training pictures")
 

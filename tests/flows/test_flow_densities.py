@@ -17,7 +17,7 @@ from limner.flows.realnvp import RealNVP
 from limner.maths.couplings import Affine, Spline
 from limner.maths.dequantisation import Uniform
 from limner.maths.transforms import (
-    NOTHING,
+    NO_SIGNAL,
     ActNorm,
     Chain,
     Coupling,
@@ -61,7 +61,7 @@ def test_the_density_integrates_to_1_and_draws_follow_it(make):
     side = cells * fine
     centres = (torch.arange(side) + 0.5) / side
     grid = low + (high - low) * torch.cartesian_prod(centres, centres)
-    density = torch.cat([model.log_density(points(p), NOTHING) for p in grid.split(2**17)]).exp()
+    density = torch.cat([model.log_density(points(p), NO_SIGNAL) for p in grid.split(2**17)]).exp()
     mass = density.view(cells, fine, cells, fine).sum((1, 3)) * ((high - low) / side).prod()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-3)
     cell = ((x - low) / (high - low) * cells).long()
@@ -87,13 +87,13 @@ def test_a_trained_flow_reaches_the_entropy_of_normal_data(name):
     steps = 120
     for i in range(steps):
         optimiser.param_groups[0]["lr"] = 1e-2 * (1 - i / steps)
-        loss = -model.log_density(points(true.sample((128,))), NOTHING).mean()
+        loss = -model.log_density(points(true.sample((128,))), NO_SIGNAL).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     x = true.sample((20_000,))
     with torch.no_grad():
-        log_q = model.log_density(points(x), NOTHING)
+        log_q = model.log_density(points(x), NO_SIGNAL)
     error = float(log_q.std()) / math.sqrt(len(x))
     assert abs(float(-log_q.mean() - true.entropy())) < 3 * error
     gap = true.log_prob(x) - log_q
@@ -180,7 +180,7 @@ def test_bounds_are_below_the_probability_from_quadrature(law):
     centres = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
     offsets = torch.cartesian_prod(centres, centres).view(-1, 1, 1, 1, 2)
     y = (EVERY + offsets).flatten(0, 1) / 4
-    P = model.log_density(y, NOTHING).exp().view(-1, 16).mean(0) / 16
+    P = model.log_density(y, NO_SIGNAL).exp().view(-1, 16).mean(0) / 16
     gain = bounds(model, n) - P.log()
     assert bool((gain.mean(0) <= 3 * gain.std(0) / math.sqrt(n)).all())
     assert float(gain.mean(0).min()) < -0.05  # the bound is not tight
@@ -252,7 +252,7 @@ def test_a_step_of_flow_equals_normflows_glow_block():
         ):
             conv.load_state_dict(other.state_dict())
         inputs = x[:, :3]
-        torch.testing.assert_close(network(inputs, NOTHING), couple.flows[1].param_map(inputs))
+        torch.testing.assert_close(network(inputs, NO_SIGNAL), couple.flows[1].param_map(inputs))
 
 
 class AsMaskedAffine(nn.Module):

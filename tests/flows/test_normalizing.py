@@ -11,7 +11,7 @@ from limner.contract.noise import Noise
 from limner.flows.glow import Glow
 from limner.flows.normalizing import NormalizingFlow
 from limner.flows.realnvp import RealNVP
-from limner.maths.transforms import NOTHING, MaskedCoupling, log_normal
+from limner.maths.transforms import NO_SIGNAL, MaskedCoupling, log_normal
 
 FLOWS = {
     "glow": lambda spec, **more: Glow(spec, hidden=8, **more),
@@ -61,7 +61,7 @@ def test_the_density_is_normal_times_autograds_jacobian(make):
 
     J = torch.autograd.functional.jacobian(flat, y.flatten())
     expected = log_normal(flat(y).view(1, 1, 4, 4)) + torch.linalg.slogdet(J).logabsdet
-    torch.testing.assert_close(model.log_density(y, NOTHING), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.log_density(y, NO_SIGNAL), expected, rtol=0, atol=1e-10)
     reconstruction = model.preprocess.inverse(model.flow.inverse(flat(y).view(1, 1, 4, 4)))
     torch.testing.assert_close(reconstruction, y, rtol=0, atol=1e-10)
 

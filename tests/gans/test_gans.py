@@ -15,7 +15,7 @@ from limner.contract.image import Batch
 from limner.contract.noise import Purpose
 from limner.data.png import save_png
 from limner.evaluate.metrics.modes import modes
-from limner.gans.adversarial_model import FIRST_LINES, GAME, LINES, variety
+from limner.gans.adversarial_model import GAME_LOSS, INITIAL_PROBLEM_LINES, PROBLEM_LINES, variety
 from limner.gans.dcgan import DCGAN
 from limner.gans.losses import (
     OBJECTIVES,
@@ -286,7 +286,7 @@ def test_the_penalty_of_a_gan_is_that_of_real_and_of_generated_pictures():
     turn = next(iter(model.turns(batch, 0, Noise.keyed(0, 0, range(6)))))
     fake = model.paint(Noise.keyed(0, 0, range(6)), batch.c).detach()
     penalties = [r1(lambda x: model.critic(x, batch.c), x) for x in (batch.x, fake)]
-    expected = turn.logs[GAME] + 3.0 / 2 * (penalties[0] + penalties[1])
+    expected = turn.logs[GAME_LOSS] + 3.0 / 2 * (penalties[0] + penalties[1])
     torch.testing.assert_close(turn.loss, expected)
 
 
@@ -380,22 +380,22 @@ def line(**numbers: float | None) -> dict[str, float | None]:
 def test_a_remark_reports_once_that_the_critic_has_won():
     model = model_of("gan")
     low_loss = {"critic.loss": 0.02}
-    rows = [line() for _ in range(3)] + [line(**low_loss) for _ in range(LINES - 1)]
+    rows = [line() for _ in range(3)] + [line(**low_loss) for _ in range(PROBLEM_LINES - 1)]
     assert model.remarks(rows) == []
     (remark,) = model.remarks([*rows, line(**low_loss)])
     assert "the critic has won (D(real) = 0.99, D(fake) = 0.01)" in remark
     assert model.remarks([*rows, line(**low_loss), line(**low_loss)]) == []
-    assert model.remarks([line(**low_loss)] * LINES) != []  # holds from the first line on
+    assert model.remarks([line(**low_loss)] * PROBLEM_LINES) != []  # holds from the first line on
     # A negative loss is a distance, not a cross-entropy.
     assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []
     assert model.remarks([*rows, line(**{"critic.loss": None})]) == []
     game_line = line(**{"critic.game.loss": 0.02})  # the critic's loss includes the penalty
-    assert model.remarks([line()] + [game_line] * LINES) != []
-    assert model.remarks([line(**low_loss | {"critic.game.loss": 0.5})] * LINES) == []
+    assert model.remarks([line()] + [game_line] * PROBLEM_LINES) != []
+    assert model.remarks([line(**low_loss | {"critic.game.loss": 0.5})] * PROBLEM_LINES) == []
     hinge = {"s(real)": 1.25, "s(fake)": -1.5, "critic.loss": 0.0}
-    (remark,) = model.remarks([hinge] * LINES)
+    (remark,) = model.remarks([hinge] * PROBLEM_LINES)
     assert "the critic has won (s(real) = 1.2, s(fake) = -1.5)" in remark
-    assert model.remarks([{"wasserstein": 0.01, "critic.loss": 0.01}] * LINES) == []
+    assert model.remarks([{"wasserstein": 0.01, "critic.loss": 0.01}] * PROBLEM_LINES) == []
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -422,12 +422,14 @@ def test_the_wasserstein_objective_requires_a_lipschitz_critic():
 def test_a_remark_reports_mode_collapse():
     model = model_of("wgan-gp")
     low_variety = line(variety=0.1)
-    (remark,) = model.remarks([line(), *[low_variety] * LINES])
+    (remark,) = model.remarks([line(), *[low_variety] * PROBLEM_LINES])
     assert "between generated pictures is only 0.1 times that between real ones" in remark
-    assert model.remarks([line(), *[low_variety] * (LINES - 1)]) == []
-    assert model.remarks([low_variety] * LINES) == []  # the generator has not started to paint
-    assert model.remarks([low_variety] * FIRST_LINES) != []
-    assert model.remarks([{"wasserstein": 3.0}] * LINES) == []
+    assert model.remarks([line(), *[low_variety] * (PROBLEM_LINES - 1)]) == []
+    assert (
+        model.remarks([low_variety] * PROBLEM_LINES) == []
+    )  # the generator has not started to paint
+    assert model.remarks([low_variety] * INITIAL_PROBLEM_LINES) != []
+    assert model.remarks([{"wasserstein": 3.0}] * PROBLEM_LINES) == []
 
 
 def test_a_remark_reports_lost_modes():
@@ -476,4 +478,4 @@ def test_all_gans_log_the_variety_of_their_pictures(name: str):
     batch = Batch(Noise.keyed(3, 0, range(10)).uniform(1, 8, 8) * 2 - 1, Condition())
     turn = next(iter(model.turns(batch, 0, Noise.keyed(0, 0, range(10)))))
     assert 0 < turn.logs["variety"] < 2
-    assert model.remarks([{"variety": 0.01}] * FIRST_LINES)
+    assert model.remarks([{"variety": 0.01}] * INITIAL_PROBLEM_LINES)

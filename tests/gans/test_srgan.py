@@ -99,7 +99,7 @@ def test_tiles_equal_the_whole_picture_within_one_level(monkeypatch):
     """The margin of a tile covers the receptive field of two blocks."""
     model, x = srgan(moved=0.05), pictures(1, 90)
     expected = to_uint8(model.upscale(x)).int()
-    monkeypatch.setattr("limner.gans.srgan._TILE", 56)
+    monkeypatch.setattr("limner.gans.srgan._TILE_SIDE", 56)
     tiled = to_uint8(model.upscale(x)).int()
     assert int((tiled - expected).abs().max()) <= 1
     model.__class__.margin = 0

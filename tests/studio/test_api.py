@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import Studio, held, png, until
-from limner.commands.suited_model import FEW
+from limner.commands.suited_model import FEW_CANDIDATES
 from limner.contract.bundled import COMPOSER, DEFAULT
 
 
@@ -152,7 +152,10 @@ def test_a_model_that_suits_a_prompt_better_is_named_with_its_options(studio: St
     quick = {"model": "emoji", "sampler": {"steps": 1, "upsampler_steps": 1}}
     notes = studio.painted(prompt="two dogs on the grass", **quick)["notes"]
     assert notes["suggestion"].pop("reason").startswith("emoji paints one thing at a time")
-    assert notes["suggestion"] == {"model": COMPOSER, "sampler": FEW} and not notes["remarks"]
+    assert (
+        notes["suggestion"] == {"model": COMPOSER, "sampler": FEW_CANDIDATES}
+        and not notes["remarks"]
+    )
     assert studio.painted(prompt="a dog", **quick)["notes"]["suggestion"] is None
 
 

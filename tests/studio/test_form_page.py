@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from conftest import Open, Studio, clean, first, png, until
-from limner.commands.suited_model import FEW
+from limner.commands.suited_model import FEW_CANDIDATES
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -166,12 +166,14 @@ def test_a_remark_that_names_a_better_model_has_a_button_that_paints_with_it(vis
     request = sent.value.post_data_json
     assert (request["model"], request["task"]) == ("scenes-best", "paint")
     assert request["params"]["prompt"] == "a red apple and a green car"
-    assert request["params"]["sampler"] == FEW, "as the command line paints such a prompt"
+    assert request["params"]["sampler"] == FEW_CANDIDATES, (
+        "as the command line paints such a prompt"
+    )
     expect(job.get_by_role("button", name="Paint with scenes-best")).to_be_disabled()
     expect(page.locator("#model")).to_have_value("scenes-best")
     expect(page.locator(".job")).to_have_count(2)
     page.locator("summary", has_text="Options").click()
-    for name, value in FEW.items():
+    for name, value in FEW_CANDIDATES.items():
         expect(page.locator(f"#sampler-{name}")).to_have_value(str(value))
 
 

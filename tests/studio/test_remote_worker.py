@@ -20,7 +20,7 @@ from limner.contract.errors import LimnerError
 from limner.studio import leases, remote_worker
 from limner.studio.common_files import CommonFiles, common_files
 from limner.studio.leases import HostState, Owner
-from limner.studio.lifecycle import FILES_OF
+from limner.studio.lifecycle import FILES_DOCUMENT
 from limner.studio.remote_worker import check_studio, leave_studio, work
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -82,7 +82,7 @@ def test_the_studio_counts_hosts_until_they_stop_or_are_silent(
     assert studio.hosts() == {"one": HostState(2, 2, 0), "two": HostState(1, 0, 3)}
     two.leave()
     assert [*studio.hosts()] == ["one"]
-    monkeypatch.setattr(leases, "_SILENT", -5.0)
+    monkeypatch.setattr(leases, "_MAX_SILENCE_SECONDS", -5.0)
     assert studio.hosts() == {}
 
 
@@ -160,7 +160,7 @@ def test_hosts_share_files_with_every_kind_of_store(tmp_path: Path, place: str |
 
 
 def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("limner.studio.common_files._COPIES", 2)
+    monkeypatch.setattr("limner.studio.common_files._MAX_COPIES", 2)
     for files, names in (
         (CommonFiles(tmp_path), "abc"),
         (CommonFiles(tmp_path, "memory://"), "bc"),
@@ -200,7 +200,7 @@ def test_a_worker_reports_missing_settings(
     host = hosts("host")
     with pytest.raises(LimnerError, match="no studio uses this database; start it first"):
         check_studio(host)
-    hosts().keep(FILES_OF, {"id": "studio-1"})
+    hosts().keep(FILES_DOCUMENT, {"id": "studio-1"})
     with pytest.raises(LimnerError, match="these files are not the studio's; give --files"):
         check_studio(host)
     host.common.mark("studio-1")

@@ -155,7 +155,7 @@ def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
 
 
 def test_a_killed_server_resumes_its_queue(own_studio: Callable[..., Studio]):
-    patient = "from limner.studio import lifecycle; lifecycle._PATIENCE = 60.0"
+    patient = "from limner.studio import lifecycle; lifecycle._SHUTDOWN_SECONDS = 60.0"
     studio = own_studio(before=patient)
     worker = studio.worker()
     with held(studio):  # no job ends before the server is killed

@@ -221,7 +221,7 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) 
 def test_after_a_database_restart_the_studio_holds_its_lock_again(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(database_lock, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(database_lock, "_RETRY_SECONDS", 0.05)
     signals: list[int] = []
     monkeypatch.setattr(signal, "raise_signal", signals.append)
     url = Settings(database=postgres).url
@@ -244,12 +244,12 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
                 with pytest.raises(LimnerError, match="another studio uses the database"):
                     locked_database(url).__enter__()
         assert not signals
-        lock = text(f"SELECT pg_advisory_lock({database_lock._KEY})")
+        lock = text(f"SELECT pg_advisory_lock({database_lock._ADVISORY_KEY})")
         waiter = threading.Thread(target=rival.execute, args=[lock])
         with pytest.raises(LimnerError, match="another studio"), locked_database(url):
             waiter.start()
             until(lambda: locks(granted=False) is not None)  # the rival is the next in line
-            monkeypatch.setattr(database_lock, "_GONE_SECONDS", 0.2)
+            monkeypatch.setattr(database_lock, "_DISCONNECT_SECONDS", 0.2)
             restart()
             until(lambda: signals == [signal.SIGTERM])
         waiter.join()

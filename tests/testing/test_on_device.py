@@ -38,7 +38,11 @@ def test_a_device_with_wrong_results_is_marked(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(nn.Module, "to", erring)
     row = compare(entry("gan"), CPU)
-    assert not row.is_accepted and row.levels is not None and row.levels > on_device.FURTHEST_LEVELS
+    assert (
+        not row.is_accepted
+        and row.levels is not None
+        and row.levels > on_device.MAX_LEVEL_DIFFERENCE
+    )
     assert table([row]).splitlines()[-1].startswith("| ! gan |")
 
 

@@ -109,7 +109,7 @@ def test_a_run_restarted_by_torchrun_keeps_its_steps(estimated_sizes, tmp_path, 
     monkeypatch.setattr(runs, "_continue_run", go_on)
     monkeypatch.setattr("limner.commands.train._report_result", lambda _: None)
     train_command(["edm", "emoji"], run=run, budget="2m")
-    monkeypatch.setattr(budget, "_SHARE", 0.5)
+    monkeypatch.setattr(budget, "_TRAINING_SHARE", 0.5)
     for restarts, changes in ((0, []), (1, ["train.lr=1e-3"])):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
         with pytest.raises(LimnerError, match="already holds a run"):

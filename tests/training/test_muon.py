@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.training.muon import NARROWEST, Muon, orthogonal
+from limner.training.muon import MIN_SIDE, Muon, orthogonal
 
 OPTIONS = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
 
@@ -54,7 +54,7 @@ def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
 
 
 def test_other_parameters_are_updated_as_with_adamw() -> None:
-    shapes = [(64,), (NARROWEST - 1, 128), (64, 3, 3, 3)]
+    shapes = [(64,), (MIN_SIDE - 1, 128), (64, 3, 3, 3)]
     parameters, references = (
         [nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2)
     )
@@ -69,7 +69,7 @@ def test_other_parameters_are_updated_as_with_adamw() -> None:
 
 
 def test_a_matrix_trained_with_adamw_before_starts_without_momentum():
-    weights, gradient = torch.randn(2, NARROWEST, NARROWEST), torch.randn(NARROWEST, NARROWEST)
+    weights, gradient = torch.randn(2, MIN_SIDE, MIN_SIDE), torch.randn(MIN_SIDE, MIN_SIDE)
     results: list[torch.Tensor] = []
     for state in ({}, {"step": torch.tensor(3.0), "exp_avg": weights[1], "exp_avg_sq": weights[1]}):
         p = nn.Parameter(weights[0].clone())

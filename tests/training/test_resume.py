@@ -17,12 +17,12 @@ from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.data import Dataset
 from limner.data.dataset import View
-from limner.testing.cases import _DATA, _LAYOUTS, _REDUCED, Case, _smallest, toy_data
+from limner.testing.cases import _DATA, _LAYOUTS, _REDUCED_DATA, Case, _smallest, toy_data
 from limner.training.data_record import DATA_FILE, DataRecord, same_kind
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
-KINDS = _DATA | _LAYOUTS | {"reduced": _REDUCED["reduced"]}
+KINDS = _DATA | _LAYOUTS | {"reduced": _REDUCED_DATA["reduced"]}
 KINDS |= {"grey": KINDS.pop("grey")}  # plain pictures last, only for models without other data
 BRIEF = {"steps": 1, "batch": 2, "samples": 0, "calibrate_batches": 1}
 

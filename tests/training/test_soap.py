@@ -9,7 +9,7 @@ from torch import nn
 
 from limner.runtime import processes
 from limner.training import soap
-from limner.training.soap import EVERY, LONGEST, SOAP
+from limner.training.soap import MAX_SIDE, SOAP, UPDATE_PERIOD
 
 OPTIONS = {"lr": 0.01, "betas": (0.95, 0.9), "weight_decay": 0.0}
 UPDATES = 25  # the eigenvectors are updated twice
@@ -22,7 +22,7 @@ def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
     return [mean + other * torch.linspace(1, 3, shape[-1]) for other in others]
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (20, LONGEST + 8), (LONGEST + 8, 20)])
+@pytest.mark.parametrize("shape", [(24, 24), (20, MAX_SIDE + 8), (MAX_SIDE + 8, 20)])
 def test_the_update_of_a_matrix_equals_pytorch_optimizers(shape: tuple[int, int]) -> None:
     """The longest side is the same. With fewer rows than columns and both sides rotated, the first
     eigenvectors would not be unique."""
@@ -30,7 +30,7 @@ def test_the_update_of_a_matrix_equals_pytorch_optimizers(shape: tuple[int, int]
         nn.Parameter(torch.ones(shape, dtype=torch.float64) / 8) for _ in range(2)
     )
     ours = SOAP([parameter], **OPTIONS)
-    theirs = pytorch_optimizer.SOAP([reference], **OPTIONS, max_precondition_dim=LONGEST)
+    theirs = pytorch_optimizer.SOAP([reference], **OPTIONS, max_precondition_dim=MAX_SIDE)
     for gradient in _gradients(shape):
         parameter.grad, reference.grad = gradient.clone(), gradient.clone()
         ours.step()
@@ -53,7 +53,7 @@ def test_the_update_of_a_kernel_equals_that_of_its_matrix() -> None:
 
 
 def test_other_parameters_are_updated_as_with_adamw() -> None:
-    shapes = [(64,), (), (LONGEST + 1, LONGEST + 1)]
+    shapes = [(64,), (), (MAX_SIDE + 1, MAX_SIDE + 1)]
     options = OPTIONS | {"weight_decay": 0.1}
     parameters, references = (
         [nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2)
@@ -133,7 +133,7 @@ def test_all_processes_use_the_eigenvectors_of_the_first(monkeypatch: pytest.Mon
 def test_its_moments_need_no_more_memory_than_their_numbers() -> None:
     p = nn.Parameter(torch.zeros(8, 8))
     optimiser = SOAP([p], **OPTIONS)
-    for gradient in _gradients((8, 8))[: EVERY + 2]:
+    for gradient in _gradients((8, 8))[: UPDATE_PERIOD + 2]:
         p.grad = gradient.float()
         optimiser.step()
     for value in optimiser.state[p].values():

@@ -21,7 +21,7 @@ from limner.training.data_record import DataRecord
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream, resume, train
-from limner.training.validation import HOLDOUT, LOSS, Validation, no_better, with_held_out
+from limner.training.validation import HOLDOUT, LOSS_COLUMN, Validation, no_better, with_held_out
 
 
 class Toys(Dataset):
@@ -53,7 +53,7 @@ def test_each_line_of_the_log_has_it_also_in_a_resumed_run(tmp_path):
     whole = train(recipe(), tmp_path / "whole", device="cpu").parent
     part = train(recipe(steps=2), tmp_path / "part", device="cpu").parent
     resume(part, ["train.steps=4"], device="cpu")
-    lines = [[row[LOSS] for row in read_log(run)] for run in (whole, part)]
+    lines = [[row[LOSS_COLUMN] for row in read_log(run)] for run in (whole, part)]
     assert len(lines[0]) == 2 and lines[0] == lines[1]
     assert lines[0][0] != lines[0][1]
 
@@ -62,7 +62,7 @@ def test_it_is_a_mean_over_pictures_independent_of_the_batch():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
     options = [TrainOptions(batch=batch, validation=6) for batch in (6, 4, 6)]
-    losses = [Validation(DATA, o, model).numbers(model, 3)[LOSS] for o in options]
+    losses = [Validation(DATA, o, model).numbers(model, 3)[LOSS_COLUMN] for o in options]
     assert losses[0] == losses[2]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
@@ -78,7 +78,7 @@ def test_a_folder_holds_out_the_share_in_the_runs_recipe(tmp_path):
     assert Recipe.read(run / "recipe.toml").data["holdout"] == HOLDOUT
     record = DataRecord.read(run)
     assert record and 70 < record.pictures < 80
-    assert read_log(run)[-1][LOSS] is not None
+    assert read_log(run)[-1][LOSS_COLUMN] is not None
     options = TrainOptions(validation=2)
     for choice in ({"holdout": 0.2}, {"split": "all"}):
         data = {"source": f"folder:{folder}", **choice}
@@ -89,7 +89,7 @@ def test_a_folder_holds_out_the_share_in_the_runs_recipe(tmp_path):
 
 def test_a_remark_states_since_when_the_loss_has_not_improved():
     losses = [3.0, 2.0, 1.0] + [1.5] * 45
-    rows = [{"step": 50 * (i + 1), LOSS: loss} for i, loss in enumerate(losses)]
+    rows = [{"step": 50 * (i + 1), LOSS_COLUMN: loss} for i, loss in enumerate(losses)]
     remarks = {n: remark for n in range(1, 49) if (remark := no_better(rows[:n]))}
     assert list(remarks) == [13, 23, 43]
     assert "has not improved since step 150 (1, now 1.5)" in remarks[13]
@@ -120,7 +120,7 @@ def test_the_default_number_of_pictures_costs_at_most_3_per_cent():
 
 def test_a_run_prints_it_by_default(tmp_path):
     run = train(recipe(validation=None, batch=20), tmp_path / "run", device="cpu").parent
-    assert all(row[LOSS] > 0 for row in read_log(run))
+    assert all(row[LOSS_COLUMN] > 0 for row in read_log(run))
 
 
 SINGLE = [name for name in models() if len(registered_cases(name)[0].build().players()) == 1]
@@ -135,7 +135,7 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = TrainOptions(steps=200, batch=8, log_every=10)
-    losses = [Validation(DATA, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
+    losses = [Validation(DATA, options, model).numbers(model, 3)[LOSS_COLUMN] for _ in range(2)]
     assert losses[0] == losses[1] and math.isfinite(losses[0])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.encoders import CONDITION, centre, coders
+from limner.autoencoders.encoders import CONDITION_SIZE, centre, coders
 from limner.contract.codes import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
@@ -33,7 +33,7 @@ from limner.contract.options import Count, Layers, Natural, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
 
-_LEAST_SHARE = 1e-6  # of the largest variance, for directions in which codes do not vary
+_MIN_VARIANCE_SHARE = 1e-6  # of the largest variance, for directions in which codes do not vary
 
 
 @register(
@@ -77,7 +77,7 @@ class Autoencoder(Encodes):
     ) -> None:
         super().__init__()
         self.condition_dropout = condition_dropout
-        self.conditioner = Conditioner(spec, CONDITION)
+        self.conditioner = Conditioner(spec, CONDITION_SIZE)
         self.encoder, self.decoder = coders(
             spec,
             latent,
@@ -86,7 +86,7 @@ class Autoencoder(Encodes):
             channels=channels,
             blocks=blocks,
             hidden=hidden,
-            vector=CONDITION if spec.labels or spec.text else 0,
+            vector=CONDITION_SIZE if spec.labels or spec.text else 0,
         )
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_axes", torch.eye(latent))
@@ -118,7 +118,9 @@ class Autoencoder(Encodes):
         mean = z.mean(0)
         covariance = (z - mean).T @ (z - mean) / max(1, len(z) - 1)
         variances, directions = torch.linalg.eigh(covariance)
-        variances = variances.flip(0).clamp(min=_LEAST_SHARE * float(variances.max()) + 1e-12)
+        variances = variances.flip(0).clamp(
+            min=_MIN_VARIANCE_SHARE * float(variances.max()) + 1e-12
+        )
         self.code_mean.copy_(mean)
         self.code_axes.copy_(directions.flip(1) * variances.sqrt())
 

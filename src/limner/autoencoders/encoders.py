@@ -26,7 +26,7 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
-CONDITION = 64
+CONDITION_SIZE = 64
 """The length of the vector that encodes labels and captions."""
 _MEAN_BATCHES = 32  # for the mean picture
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from limner.contract.likelihood import Likelihood
 
-_AT_ONCE = 2**20  # most pixel values decoded at once
+_MAX_DECODED_VALUES = 2**20  # most pixel values decoded at once
 
 
 class Normal(NamedTuple):
@@ -82,7 +82,7 @@ def importance_weighted_bound(
         dimensions: number of values in a picture.
         rows: b, the number of pictures.
     """
-    at_once, parts = max(1, _AT_ONCE // (rows * dimensions)), list[Tensor]()
+    at_once, parts = max(1, _MAX_DECODED_VALUES // (rows * dimensions)), list[Tensor]()
     sums: dict[str, Tensor] = {}
     for start in range(0, k, at_once):
         log_weights, terms = draws(min(at_once, k - start))

@@ -28,7 +28,7 @@ from limner.contract.likelihood import LikelihoodModel
 from limner.contract.noise import Noise
 from limner.maths.pixel_distributions import PixelDistribution
 
-_BEGINNING = 4  # the first quarter of the chain accepts all proposals
+_WARMUP_DIVISOR = 4  # the first quarter of the chain accepts all proposals
 
 
 class Imputes(LikelihoodModel, EditsCodes):
@@ -65,7 +65,7 @@ class Imputes(LikelihoodModel, EditsCodes):
             proposal = self.propose(x, c, noise)
             gain = self.log_weights(x, proposal, c) - self.log_weights(x, z, c)
             accepted = noise.uniform(dtype=torch.float64).log() < gain.double()
-            if step < steps // _BEGINNING:
+            if step < steps // _WARMUP_DIVISOR:
                 accepted = torch.ones_like(accepted)
             z = torch.where(accepted[:, None], proposal, z)
             theta = self.theta(z, c)

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoencoders.encoders import CONDITION, halvings, pixel_distribution
+from limner.autoencoders.encoders import CONDITION_SIZE, halvings, pixel_distribution
 from limner.autoencoders.importance_bound import (
     Draws,
     Normal,
@@ -61,8 +61,8 @@ from limner.nn.standing_statistics import standing_statistics
 from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
 _EXPANSION, _SMOOTHING = 6, 3  # expansions of cells before a group, and of cells after all groups
-_LIMIT = 5.0  # bound of means and log-deviations, as in the paper's code
-_LEAST_KL = 0.01  # nats added to each group's KL when groups are balanced
+_PARAMETER_BOUND = 5.0  # bound of means and log-deviations, as in the paper's code
+_MIN_KL = 0.01  # nats added to each group's KL when groups are balanced
 
 
 class Group(nn.Module):
@@ -198,9 +198,9 @@ class NVAE(Imputes):
         self.counts = counts
         self.constant = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
         self.conv_out = WideConv2d(channels[0], self.law.size, 3, padding=1)
-        self.conditioner = Conditioner(spec, CONDITION)
+        self.conditioner = Conditioner(spec, CONDITION_SIZE)
         widths = [*channels, *channels[::-1]] if spec.labels or spec.text else []
-        self.condition_biases = nn.ModuleList(nn.Linear(CONDITION, width) for width in widths)
+        self.condition_biases = nn.ModuleList(nn.Linear(CONDITION_SIZE, width) for width in widths)
         self.spectral_norms = SpectralNorms(kernels(self))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -291,7 +291,7 @@ class NVAE(Imputes):
         Groups with a large KL are penalised more, so that small ones do not collapse. Appendix A.
         """
         sizes = each.new_tensor([math.prod(shape) for shape in self.shapes])
-        share = (each.abs() + _LEAST_KL) / sizes
+        share = (each.abs() + _MIN_KL) / sizes
         return share / share.mean()
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
@@ -447,4 +447,4 @@ def _from_prior(index: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor)
 def _soft_clamp(h: Float[Tensor, "b c h w"]) -> Normal:
     """Return a mean and a log-deviation, each within +-5, in float32 or more."""
     exact = h.to(torch.promote_types(h.dtype, torch.float32))
-    return Normal(*(_LIMIT * (exact / _LIMIT).tanh()).chunk(2, 1))
+    return Normal(*(_PARAMETER_BOUND * (exact / _PARAMETER_BOUND).tanh()).chunk(2, 1))

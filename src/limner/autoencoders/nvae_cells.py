@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_ADDED = 0.1  # scale of the residuals: deep towers start near the identity, as in the paper's code
+_RESIDUAL_SCALE = (
+    0.1  # scale of the residuals: deep towers start near the identity, as in the paper's code
+)
 _MOMENTUM = 0.05  # running statistics catch up in about 20 steps, section 3.1.1
 _FIRST_ITERATIONS = 10
 
@@ -83,7 +85,7 @@ class GenerativeCell(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return features of the same size."""
-        return x + _ADDED * self.residual(x)
+        return x + _RESIDUAL_SCALE * self.residual(x)
 
 
 class EncodingCell(nn.Module):
@@ -107,7 +109,7 @@ class EncodingCell(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return features of the same size."""
-        return x + _ADDED * self.residual(x)
+        return x + _RESIDUAL_SCALE * self.residual(x)
 
 
 class Grow(nn.Module):

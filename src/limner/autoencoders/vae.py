@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_distribution
+from limner.autoencoders.encoders import CONDITION_SIZE, centre, coders, pixel_distribution
 from limner.autoencoders.importance_bound import (
     Draws,
     Normal,
@@ -116,7 +116,7 @@ class VAE(Imputes):
         self.importance_samples = importance_samples
         self.condition_dropout = condition_dropout
         self.couples_batch, self.loss_compares = free_bits > 0, not warmup
-        self.conditioner = Conditioner(spec, CONDITION)
+        self.conditioner = Conditioner(spec, CONDITION_SIZE)
         self.encoder, self.decoder = coders(
             spec,
             2 * latent,
@@ -125,7 +125,7 @@ class VAE(Imputes):
             channels=channels,
             blocks=blocks,
             hidden=hidden,
-            vector=CONDITION if spec.labels or spec.text else 0,
+            vector=CONDITION_SIZE if spec.labels or spec.text else 0,
         )
         self.prior = Prior.realnvp(latent) if prior == "realnvp" else Prior.normal()
 

@@ -27,7 +27,7 @@ from limner.nn.condition import Conditioner
 
 _CANDIDATES = 8  # per picture and round of resampling
 _ROUNDS = 10
-_BAND = 4  # a later round draws up to 1 / 4 of the rows
+_BAND_DIVISOR = 4  # a later round draws up to 1 / 4 of the rows
 
 
 class KnownPart(NamedTuple):
@@ -250,7 +250,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
             region = mask
             if round_number:
                 first = draw(mask.amax((1, 3)).log(), noise.uniform(dtype=torch.float64))
-                last = first + noise.integers(max(1, H // _BAND))
+                last = first + noise.integers(max(1, H // _BAND_DIVISOR))
                 row = torch.arange(H, device=first.device)
                 band = (row >= first[:, None]) & (row <= last[:, None])
                 region = mask * band[:, None, :, None]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CELL = 1  # the tap of the cell that is carried on
+_CELL_TAP = 1  # the tap of the cell that is carried on
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Recurrence(torch.autograd.Function):
             for tap, source in enumerate(front.sources):
                 front_gates.flatten(1, 2).baddbmm_(states[:, source].flatten(1, 2), weight[:, tap])
             i, f, o = front_gates[..., : 3 * h].sigmoid_().chunk(3, -1)
-            torch.mul(f, cells[:, front.sources[_CELL]], out=cell)
+            torch.mul(f, cells[:, front.sources[_CELL_TAP]], out=cell)
             cell.addcmul_(i, front_gates[..., 3 * h :].tanh_())
             torch.mul(o, cell.tanh(), out=states[:, front.states])
         ctx.save_for_backward(gates, weight, states, cells)
@@ -146,7 +146,7 @@ class Recurrence(torch.autograd.Function):
             front_gates, d_front_gates = gates[:, front.pixels], d_gates[:, front.pixels]
             i, f, o, g = front_gates.chunk(4, -1)
             d_i, d_f, d_o, d_g = d_front_gates.chunk(4, -1)
-            before, tanh = front.sources[_CELL], cells[:, front.states].tanh()
+            before, tanh = front.sources[_CELL_TAP], cells[:, front.states].tanh()
             d_state = d_states[:, front.states].add_(grad[:, front.pixels])
             d_cell = d_cells[:, front.states].add_(d_state * o * (1 - tanh * tanh))
             torch.mul(d_cell, g, out=d_i)

@@ -41,8 +41,8 @@ from limner.contract.options import Count, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_distributions import DiscretisedLogisticMixture
 
-_ADDED = 0.1  # initial deviation of features that are added to a residual stream
-_LEAST_DEVIATION = 1e-4  # features with a smaller one are not rescaled
+_RESIDUAL_DEVIATION = 0.1  # initial deviation of features that are added to a residual stream
+_MIN_DEVIATION = 1e-4  # features with a smaller one are not rescaled
 
 
 def both_elu(x: Float[Tensor, "*at f"]) -> Float[Tensor, "*at g"]:
@@ -343,7 +343,9 @@ class PixelCNNpp(AutoregressiveModel):
         blocks = [module for module in self.network.modules() if isinstance(module, Residual)]
         added = {id(block.second) for block in blocks}
         hooks = [
-            layer.register_forward_hook(partial(_standardise, _ADDED if id(layer) in added else 1))
+            layer.register_forward_hook(
+                partial(_standardise, _RESIDUAL_DEVIATION if id(layer) in added else 1)
+            )
             for layer in self._layers()
         ]
         batch = next(batches)
@@ -362,7 +364,7 @@ def _standardise(deviation: float, layer: Any, _: Any, out: Tensor) -> Tensor:
     Salimans, Kingma (2016). Weight normalization. arXiv:1602.07868, section 3.
     """
     std, mean = torch.std_mean(out.flatten(0, -2), 0)
-    scale = torch.where(std > _LEAST_DEVIATION, deviation / std, 1.0)
+    scale = torch.where(std > _MIN_DEVIATION, deviation / std, 1.0)
     length = layer.parametrizations.weight.original0
     length.mul_(scale.view_as(length))
     layer.bias.copy_((layer.bias - mean) * scale)

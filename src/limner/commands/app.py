@@ -48,7 +48,7 @@ VERBS = {
     "host's models.",
 }
 """Verb -> help: the first docstring line of its function `VERB_command`, in a file of that name."""
-_ELSEWHERE = {"resume": "train"}
+_MODULE_OF = {"resume": "train"}
 
 
 class _Verb(TyperCommand):
@@ -63,7 +63,7 @@ class _Verb(TyperCommand):
 def _command(verb: str) -> TyperCommand:
     """Import the file of a verb, and return its command."""
     name = verb.replace("-", "_")
-    module = importlib.import_module(f"limner.commands.{_ELSEWHERE.get(verb, name)}")
+    module = importlib.import_module(f"limner.commands.{_MODULE_OF.get(verb, name)}")
     typer_app = typer.Typer(add_completion=False)
     typer_app.command(verb)(getattr(module, f"{name}_command"))
     command = typer.main.get_command(typer_app)

@@ -17,7 +17,7 @@ from limner.commands.arguments import (
 )
 from limner.contract.errors import LimnerError
 
-_VARIATIONS = 6  # of each picture, if not said
+_DEFAULT_VARIATIONS = 6  # of each picture, if not said
 
 
 def edit_command(
@@ -120,7 +120,7 @@ def edit_command(
             "--cross, --own and --local need --replace, --refine or --weight; give one of them"
         )
     else:
-        draws = {"n": _VARIATIONS, **draws}
+        draws = {"n": _DEFAULT_VARIATIONS, **draws}
         request = Request.single(model, prompt, label, size=size, **draws, **options)
         sheet, request = edit_sheet(files, request, strength=strength, device=device, **part)
     print_paths(write_sheet(sheet, request, output_file(out, read)))

@@ -10,7 +10,7 @@ from limner.contract.abilities import Controlled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.data.hints import DRAWINGS, REDUCED
+from limner.data.hints import DRAWINGS, REDUCED_HINTS
 from limner.data.picture_files import read_picture
 
 
@@ -71,7 +71,7 @@ def read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None], name: 
         LimnerError: the file is not a picture, or is blank.
     """
     x = read_picture(file, spec)
-    if spec.channels == 1 and spec.domain not in REDUCED and x.min() == x.max():
+    if spec.channels == 1 and spec.domain not in REDUCED_HINTS and x.min() == x.max():
         raise LimnerError(
             f"{name} is blank at {spec.width} x {spec.height}; draw light on dark, or leave "
             "the hint out"

@@ -13,7 +13,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, build
-from limner.data.sources import NO_OPTIONS, PAIRS, source_kinds, source_types
+from limner.data.sources import NON_OPTION_FIELDS, PAIRS, source_kinds, source_types
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align_columns
 from limner.training.bundled_recipes import PREFIX, bundled_recipes
@@ -100,7 +100,7 @@ def describe_section(name: str) -> dict[str, Any]:
     kind = kinds.get(name.partition(":")[0])
     if not kind:
         raise unknown("section, source or model", name, kinds, "limner models")
-    skip = () if name in _SECTIONS else NO_OPTIONS
+    skip = () if name in _SECTIONS else NON_OPTION_FIELDS
     return {"name": name, "summary": _summary(kind), "options": json_schema(kind, skip=skip)}
 
 

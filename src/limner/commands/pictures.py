@@ -15,7 +15,7 @@ from limner.contract.errors import writing
 from limner.data import png
 
 Pictures = UInt8[Tensor, "n c h w"]
-_SHOWN_SIDE = 128  # small pictures are enlarged to about this side by repeating pixels
+_DISPLAY_SIDE = 128  # small pictures are enlarged to about this side by repeating pixels
 _GAP = 8
 
 
@@ -63,7 +63,7 @@ def write_sheet(
     Returns:
         the files.
     """
-    scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
+    scale = enlarge or max(1, _DISPLAY_SIDE // max(sheet.images.shape[-2:]))
     extra = dict(processing or {}) | ({"task": sheet.task} if sheet.task else {})
     settings = request.settings() | extra
     paths: list[Path] = []

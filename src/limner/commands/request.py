@@ -26,13 +26,13 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import say
 
-_LARGEST_SIDE = 4096  # pixels of a side of a painted picture
+_MAX_SIDE = 4096  # pixels of a side of a painted picture
 _CONTROLS = {  # the options of controls, with what a person types for them
     "control_strength": "--strength",
     "control_weights": "--strength",
     "control_interval": "sampler.control_interval",
 }
-_PAINTED = ("paint", "reword")  # tasks that need only words and seeds to repeat
+_PAINTING_TASKS = ("paint", "reword")  # tasks that need only words and seeds to repeat
 _Text = Annotated[str, Field(max_length=100_000)]
 _Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
@@ -111,7 +111,7 @@ class Request:
         if settings is None:
             raise LimnerError(f"{path} stores no settings; give a PNG file that limner painted")
         task, inputs = settings.get("task", "paint"), settings.get("inputs")
-        if task not in _PAINTED or (isinstance(inputs, dict) and "image" in inputs):
+        if task not in _PAINTING_TASKS or (isinstance(inputs, dict) and "image" in inputs):
             raise LimnerError(
                 f"limner {task} made {path}, and its settings alone cannot repeat it; give the "
                 "picture that it was made from, or one made with limner sample"
@@ -302,8 +302,8 @@ def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
         size = read_size(typed)
     except ValueError:
         raise LimnerError(f"--size {typed}: give one number, or HEIGHTxWIDTH as in 48x80") from None
-    if max(size) > _LARGEST_SIDE:
-        raise LimnerError(f"--size {typed}: give sides up to {_LARGEST_SIDE}")
+    if max(size) > _MAX_SIDE:
+        raise LimnerError(f"--size {typed}: give sides up to {_MAX_SIDE}")
     try:
         return model.at_size(*size)
     except LimnerError as error:

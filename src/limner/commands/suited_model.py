@@ -16,9 +16,9 @@ from limner.contract.wildcards import choose_words, word_lists
 from limner.nn.text import unseen_words
 from limner.runtime.progress import say
 
-FEW = {"candidates": 3, "repaints": 0}
+FEW_CANDIDATES = {"candidates": 3, "repaints": 0}
 """Options of the composing model: nearly as exact as its defaults, in half of their time."""
-_CHOICES = 16  # seeds for which the words of each prompt of a set are chosen
+_CHOSEN_SEEDS = 16  # seeds for which the words of each prompt of a set are chosen
 
 
 class Suggestion(NamedTuple):
@@ -51,7 +51,7 @@ def better_model(request: Request) -> Suggestion | None:
         f"{DEFAULT} paints one thing at a time; {COMPOSER} knows these words, and composes "
         "several things, colours and places"
     )
-    return Suggestion(reason, COMPOSER, dict(FEW))
+    return Suggestion(reason, COMPOSER, dict(FEW_CANDIDATES))
 
 
 def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
@@ -66,7 +66,11 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         return request
     if not _composed_prompts(prompts) or not all(map(_is_known, prompts)):
         return request
-    name, sampler, faster = COMPOSER, FEW | request.sampler, f"faster: -m {QUICK_COMPOSER}; "
+    name, sampler, faster = (
+        COMPOSER,
+        FEW_CANDIDATES | request.sampler,
+        f"faster: -m {QUICK_COMPOSER}; ",
+    )
     if request.size:
         name, sampler, faster = QUICK_COMPOSER, request.sampler, ""
     if unknown := sampler.keys() - option_names(find_model(name)):
@@ -87,7 +91,7 @@ def example_prompts(texts: Sequence[str], seed: int) -> list[str]:
 
     def choices() -> Iterator[str]:
         for text in texts:
-            for i in range(_CHOICES):
+            for i in range(_CHOSEN_SEEDS):
                 yield spell_emoji(choose_words(text, seed + i, lists))
 
     return list(dict.fromkeys(choices()))

@@ -33,7 +33,7 @@ EXTRAS = {
     "bench": ("diffusers", "denoising_diffusion_pytorch"),
 }
 """Extra -> the modules that show that it is installed."""
-_LITTLE_DISK = 2 * 2**30
+_MIN_DISK_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _accelerator() -> str:
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     remedy = (
-        "runs keep several copies of the weights; free some space" if free < _LITTLE_DISK else ""
+        "runs keep several copies of the weights; free some space" if free < _MIN_DISK_BYTES else ""
     )
     return Finding("disk", f"{free / 2**30:.1f} GiB free here", remedy)
 

@@ -7,7 +7,7 @@ import typer
 
 from limner.commands.arguments import Device, Label, Model, Prompt, print_paths, split_arguments
 
-_HELP = "Scale factor of width and height."
+_FACTOR_HELP = "Scale factor of width and height."
 
 
 def upscale_command(
@@ -17,7 +17,9 @@ def upscale_command(
     model: Model = None,
     prompt: Prompt = None,
     label: Label = None,
-    factor: Annotated[float, typer.Option("--factor", "-f", min=1, max=64, help=_HELP)] = 4.0,
+    factor: Annotated[
+        float, typer.Option("--factor", "-f", min=1, max=64, help=_FACTOR_HELP)
+    ] = 4.0,
     seed: Annotated[int, typer.Option(help="Seed of the noise, if the model uses noise.")] = 0,
     out: Annotated[
         Path | None,

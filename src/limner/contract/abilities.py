@@ -32,7 +32,7 @@ from limner.contract.image import Condition, Images, ImageSpec, check_images, on
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Blend, Noise, Seeds
 
-_AT_ONCE = 64  # pictures translated together
+_BATCH_SIZE = 64  # pictures translated together
 Latents = Float[Tensor, "b d hh ww"]
 
 
@@ -228,7 +228,7 @@ class Translates(GenerativeModel):
             raise LimnerError(f"this model translates pictures of {expected}, not of {actual}")
         one_for_each(len(x), Condition())
         noise = Noise.sampling(seed, len(x), str(self.device))
-        parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
+        parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(x), _BATCH_SIZE)]
         with evaluation_mode(self), torch.no_grad():
             translations = [
                 self.translation(x[rows].to(self.device, self.dtype), domain, noise.rows(rows))

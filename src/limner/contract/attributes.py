@@ -9,7 +9,7 @@ from torch import nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 
-_RESERVED = ("config", "name", "spec")
+_RESERVED_NAMES = ("config", "name", "spec")
 
 
 def check_spec(spec: object, name: str) -> None:
@@ -65,7 +65,7 @@ def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
     """
     kind, attributes = type(model), vars(model)
     layers = (*model._modules, *model._parameters, *model._buffers)
-    taken = [name for name in layers if hasattr(kind, name) or name in _RESERVED]
+    taken = [name for name in layers if hasattr(kind, name) or name in _RESERVED_NAMES]
     for name, value in attributes.items():
         replaces = callable(getattr(kind, name, None)) and not callable(value)
         if replaces or name == "name" or (name == "config" and value is not config):

@@ -27,7 +27,7 @@ QUICK_COMPOSER = "scenes"
 """The base of `COMPOSER`: less exact, but faster, and of any size."""
 AVERAGE_FILE = "average.safetensors"
 """The file of a training state with its averaged weights."""
-_PIPELINE = "model_index.json"  # the file that marks a diffusers folder
+_PIPELINE_FILE = "model_index.json"  # the file that marks a diffusers folder
 
 
 def bundled_models() -> dict[str, Path]:
@@ -39,7 +39,7 @@ def bundled_models() -> dict[str, Path]:
 def bundled_folder(name: str) -> Path | None:
     """Return the folder of a bundled model; None if there is none, or if a folder here has its name
     and holds a model."""
-    is_local = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
+    is_local = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE_FILE))
     return None if is_local else bundled_models().get(name)
 
 

@@ -37,7 +37,7 @@ MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 _ZOO = Path(__file__).parents[1] / "zoo"
 
-RENAMED: dict[str, tuple[str, ...]] = {
+RENAMED_PARTS: dict[str, tuple[str, ...]] = {
     "along": ("horizontal",),
     "cross": ("cross_attention",),
     "enter": ("conv_in", "linear_in"),
@@ -69,7 +69,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "widen": ("expand",),
 }
 """Names of layers in older files -> the names that they may have now."""
-ADDED: dict[str, bool] = {"seen": True}
+NEW_BUFFERS: dict[str, bool] = {"seen": True}
 """Buffers that older files lack -> the value that they get."""
 
 
@@ -382,7 +382,7 @@ def current_name(name: str, own: Collection[str]) -> str:
     """
     if name in own:
         return name
-    options = [(part, *RENAMED.get(part, ())) for part in name.split(".")]
+    options = [(part, *RENAMED_PARTS.get(part, ())) for part in name.split(".")]
     candidates = (".".join(parts) for parts in itertools.product(*options))
     return next((candidate for candidate in candidates if candidate in own), name)
 
@@ -397,7 +397,7 @@ def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) ->
     """
     current = {current_name(name, own): weight for name, weight in weights.items()}
     for name in own.keys() - current.keys():
-        value = ADDED.get(name.rpartition(".")[2])
+        value = NEW_BUFFERS.get(name.rpartition(".")[2])
         if value is not None:
             current[name] = torch.full_like(own[name], value)
     return current

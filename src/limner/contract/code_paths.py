@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_PARALLEL = 1e-4  # the path is a straight line if the sine of the angle is below this
+_MIN_SINE = 1e-4  # the path is a straight line if the sine of the angle is below this
 
 
 def lerp(
@@ -35,4 +35,4 @@ def slerp(
     w = cosine.acos()[:, None, None]
     sine, t_ = w.sin(), t[:, None]
     arc = (((1 - t_) * w).sin() * a[:, None] + (t_ * w).sin() * b[:, None]) / sine
-    return torch.where(sine > _PARALLEL, arc, lerp(a, b, t))
+    return torch.where(sine > _MIN_SINE, arc, lerp(a, b, t))

@@ -23,7 +23,7 @@ from limner.contract.image import Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel
 from limner.contract.torch_defaults import usual_tensors
 
-_AT_ONCE = 64  # pictures encoded or decoded together
+_BATCH_SIZE = 64  # pictures encoded or decoded together
 
 
 def _checking(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -147,8 +147,8 @@ class Encodes(GenerativeModel):
     def _rank_coordinates(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """Return all coordinates; the first is the one whose two extremes differ most in pixels."""
         changes: list[Tensor] = []
-        for first in range(0, z.shape[1], _AT_ONCE):
-            chunk = [*range(z.shape[1])][first : first + _AT_ONCE]
+        for first in range(0, z.shape[1], _BATCH_SIZE):
+            chunk = [*range(z.shape[1])][first : first + _BATCH_SIZE]
             codes = z.repeat(2 * len(chunk), 1).view(2, len(chunk), -1)
             codes[0, range(len(chunk)), chunk], codes[1, range(len(chunk)), chunk] = -reach, reach
             low, high = self._decode_all(codes.flatten(0, 1), c.repeat(2 * len(chunk))).chunk(2)
@@ -158,16 +158,16 @@ class Encodes(GenerativeModel):
     def _encode_all(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
         """Return the codes of any number of pictures."""
         parts = [
-            self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
-            for i in range(0, len(x), _AT_ONCE)
+            self.encode(x[i : i + _BATCH_SIZE], c.rows(slice(i, i + _BATCH_SIZE)))
+            for i in range(0, len(x), _BATCH_SIZE)
         ]
         return torch.cat(parts)
 
     def _decode_all(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """Return the pictures of any number of codes, as float32 in [-1, 1]."""
         parts = [
-            self.decode(z[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
-            for i in range(0, len(z), _AT_ONCE)
+            self.decode(z[i : i + _BATCH_SIZE], c.rows(slice(i, i + _BATCH_SIZE)))
+            for i in range(0, len(z), _BATCH_SIZE)
         ]
         return torch.cat(parts).float().clamp(-1, 1)
 

@@ -7,9 +7,9 @@ import zipfile
 from functools import cache
 from importlib.resources import as_file, files
 
-_VARIANT = "\ufe0f"
+_VARIATION_SELECTOR = "\ufe0f"
 """Requests that the character before it is shown as emoji; the meaning is the same without it."""
-_FIRST = 0x203C  # the lowest emoji that is not an ordinary character
+_FIRST_EMOJI = 0x203C  # the lowest emoji that is not an ordinary character
 
 
 def spell_emoji(prompt: str) -> str:
@@ -23,7 +23,9 @@ def spell_emoji(prompt: str) -> str:
     if not any(_pictures(sign) for sign in prompt):
         return prompt
     names, pattern = _names()
-    text = pattern.sub(lambda match: f" {names[match[0]]} ", prompt.replace(_VARIANT, ""))
+    text = pattern.sub(
+        lambda match: f" {names[match[0]]} ", prompt.replace(_VARIATION_SELECTOR, "")
+    )
     text = "".join(_sign_name(sign) if _pictures(sign) else sign for sign in text)
     text = re.sub(r" {2,}", " ", text.replace("\u200d", " ")).strip()
     return re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
@@ -35,7 +37,7 @@ def emoji_captions() -> list[str]:
 
 
 def _pictures(sign: str) -> bool:
-    return ord(sign) >= _FIRST and unicodedata.category(sign) in ("So", "Sk")
+    return ord(sign) >= _FIRST_EMOJI and unicodedata.category(sign) in ("So", "Sk")
 
 
 def _sign_name(sign: str) -> str:
@@ -51,9 +53,9 @@ def _names() -> tuple[dict[str, str], re.Pattern[str]]:
     with as_file(archive) as path, zipfile.ZipFile(path) as zip_file:
         rows = map(json.loads, zip_file.read("metadata.jsonl").decode().splitlines())
         names = {
-            "".join(chr(int(c, 16)) for c in row["code"].split("-")).replace(_VARIANT, ""): row[
-                "caption"
-            ].replace(":", "")
+            "".join(chr(int(c, 16)) for c in row["code"].split("-")).replace(
+                _VARIATION_SELECTOR, ""
+            ): row["caption"].replace(":", "")
             for row in rows
         }
     names = {signs: name for signs, name in names.items() if any(map(_pictures, signs))}

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from limner.contract.errors import LimnerError
 
-STEP = 1.1
+WEIGHT_FACTOR = 1.1
 """The factor of a pair of brackets without a number; square brackets divide by it."""
-MOST = 10.0
+MAX_WEIGHT = 10.0
 _OPENING = {")": "(", "]": "["}
 _SIGNS = ("(", ")", "[", "]", "\\")
-_SHOWN = 40  # characters of a prompt in a message
-_NUMERIC = frozenset("0123456789+-. ")
+_MAX_SHOWN_CHARACTERS = 40  # characters of a prompt in a message
+_NUMERIC_CHARACTERS = frozenset("0123456789+-. ")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
@@ -63,7 +63,7 @@ def read_emphasis(prompt: str) -> WeightedText:
             end = partners[i]
             last, factor = _factor(prompt, i, end)
             stack.append((last, end, weight))
-            weight = min(weight * factor, MOST)
+            weight = min(weight * factor, MAX_WEIGHT)
         else:
             i += prompt[i] == "\\" and prompt[i + 1 : i + 2] in _SIGNS
             letters.append(prompt[i])
@@ -101,18 +101,18 @@ def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
         LimnerError: the number is not a valid weight.
     """
     if prompt[start] == "[":
-        return end, 1 / STEP
+        return end, 1 / WEIGHT_FACTOR
     first = end
-    while first > start + 1 and prompt[first - 1] in _NUMERIC:
+    while first > start + 1 and prompt[first - 1] in _NUMERIC_CHARACTERS:
         first -= 1
     colon, number = first - 1, prompt[first:end].strip()
     if prompt[colon] != ":" or not _NUMBER.fullmatch(number):
-        return end, STEP
+        return end, WEIGHT_FACTOR
     weight = float(number)
-    if not 0 <= weight <= MOST:
-        words = prompt[start + 1 : colon].strip()[-_SHOWN:]
+    if not 0 <= weight <= MAX_WEIGHT:
+        words = prompt[start + 1 : colon].strip()[-_MAX_SHOWN_CHARACTERS:]
         raise LimnerError(
-            f"the weight of '{words}' is {number[:_SHOWN]}; give a number from 0 (as if it were "
-            f"absent) to {MOST:g}"
+            f"the weight of '{words}' is {number[:_MAX_SHOWN_CHARACTERS]}; give a number from "
+            f"0 (as if it were absent) to {MAX_WEIGHT:g}"
         )
     return colon, weight

@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """The system's error codes for a full disk."""
-_SHOWN = 12  # names in a message whose hint says how to list all
+_MAX_SHOWN_NAMES = 12  # names in a message whose hint says how to list all
 
 
 class LimnerError(Exception):
@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
     >>> print(one_line("a\\nb"))
     a\\nb
     """
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def is_utf8(text: str) -> bool:
@@ -127,8 +127,8 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Limne
     full = {n[start:]: n for n in names}
     close = [full[c] for c in difflib.get_close_matches(name[start:], full, n=1, cutoff=0.5)]
     choices = sorted(names)
-    if hint and len(choices) > _SHOWN:
-        choices = [*choices[:_SHOWN], "..."]
+    if hint and len(choices) > _MAX_SHOWN_NAMES:
+        choices = [*choices[:_MAX_SHOWN_NAMES], "..."]
     advice = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(choices)}"
     advice = advice if names else "there are none; leave it out"
     return LimnerError(f"unknown {kind} '{name}'; {advice}" + (f" ({hint})" if hint else ""))

@@ -13,7 +13,7 @@ from limner.contract.image import Images, ImageSpec
 from limner.contract.number_types import wrong_type
 from limner.contract.torch_defaults import usual_tensors
 
-_FAR = 8.0  # a larger maximum cannot be a sampler's overshoot
+_MAX_OVERSHOOT = 8.0  # a larger maximum cannot be a sampler's overshoot
 
 
 def finish_frames(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
@@ -60,7 +60,7 @@ def check_range(frame: Images, name: str) -> None:
     low, high = (float(end) for end in frame.detach().aminmax())
     if math.isinf(low) or math.isinf(high):
         raise _not_finite(frame.dtype, name)
-    if low >= 0 and _FAR < high <= 256:
+    if low >= 0 and _MAX_OVERSHOOT < high <= 256:
         raise LimnerError(
             f"frames of {name} yields values from {low:g} to {high:g}; yield floats in [-1, 1]; "
             "limner.contract.image.from_uint8 converts bytes"

@@ -8,13 +8,13 @@ import limner
 from limner.contract.image import ImageSpec
 
 FORMAT = 1
-OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}, "meanflow": {"unit": 1000.0}}
+OLD_DEFAULTS: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}, "meanflow": {"unit": 1000.0}}
 """Options that older files of a model do not have -> the values that they had."""
 
 
 def complete_config(model: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return all options of a saved model, including those that were added after it was saved."""
-    return OLDER.get(model, {}) | config
+    return OLD_DEFAULTS.get(model, {}) | config
 
 
 @dataclass(frozen=True)

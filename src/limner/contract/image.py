@@ -24,7 +24,7 @@ Images = Float[Tensor, "b c h w"]
 
 
 Rows = Sequence[Sequence[int]]
-_FARTHEST = 2.0  # largest absolute value of a picture, as a filter may overshoot 1
+_MAX_VALUE = 2.0  # largest absolute value of a picture, as a filter may overshoot 1
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def check_images(x: object) -> None:
         )
     if not x.numel() or torch.compiler.is_exporting():  # graphs read no number of a tensor
         return
-    if not float(x.detach().abs().max()) <= _FARTHEST:  # nor NaN
+    if not float(x.detach().abs().max()) <= _MAX_VALUE:  # nor NaN
         low, high = (float(end) for end in x.detach().aminmax())
         raise LimnerError(
             f"pictures must be floats in [-1, 1], and these go from {low:g} to {high:g}; "

@@ -37,7 +37,7 @@ COLOURS = (
     "gray",
 )
 """The colours that an object can have."""
-NONE = -1
+NO_OBJECT = -1
 """The kind of an empty place, and the colour of an object in which no colour dominates."""
 
 
@@ -45,8 +45,8 @@ class Objects(NamedTuple):
     """The objects of pictures, n places for each picture.
 
     Args:
-        kind: the number of each object's kind; `NONE` if a place is empty.
-        colour: its index in `COLOURS`; `NONE` if no colour dominates.
+        kind: the number of each object's kind; `NO_OBJECT` if a place is empty.
+        colour: its index in `COLOURS`; `NO_OBJECT` if no colour dominates.
         box: left, top, right and bottom as shares of a side, y down.
     """
 
@@ -79,7 +79,7 @@ def write_layout(objects: Objects, kinds: int) -> Images:
     """
     kind, colour = (objects.kind + 1.0) / kinds, (objects.colour + 1.0) / len(COLOURS)
     planes = torch.stack([kind, colour, *objects.box.unbind(-1)], dim=1)
-    empty = (objects.kind == NONE)[:, None]
+    empty = (objects.kind == NO_OBJECT)[:, None]
     return (2 * planes.masked_fill(empty, 0) - 1).clamp(-1, 1)[:, :, None]
 
 

@@ -23,7 +23,7 @@ from limner.contract.choices import Choices
 from limner.contract.docstrings import argument_descriptions
 from limner.contract.errors import LimnerError, unknown
 
-_BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+_VARIADIC = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -160,7 +160,7 @@ def read_size(typed: int | str) -> tuple[int, int]:
 def option_names(function: Callable[..., Any]) -> list[str]:
     """Return the names of all arguments of a function, shared options first."""
     parameters = parameters_of(function).values()
-    names = [p.name for p in parameters if p.kind not in _BARE]
+    names = [p.name for p in parameters if p.kind not in _VARIADIC]
     return [*_shared_types(function), *names]
 
 
@@ -187,7 +187,7 @@ def _cached_fields(
         name: (hint, _shared_default(hint)) for name, hint in hints.items() if name not in skip
     }
     for p in parameters_of(function).values():
-        if p.name in skip or p.name == "self" or p.kind in _BARE:
+        if p.name in skip or p.name == "self" or p.kind in _VARIADIC:
             continue
         annotation = Any if p.annotation is p.empty else p.annotation
         fields[p.name] = (annotation, ... if p.default is p.empty else p.default)

@@ -9,7 +9,7 @@ from pathlib import Path
 from limner.contract.errors import LimnerError, error_in_file, first_line
 from limner.contract.names import is_builtin
 
-GROUP = "limner"
+ENTRY_POINT_GROUP = "limner"
 """The group of entry points with which packages name their modules."""
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # Python's and torch's
 
@@ -102,6 +102,6 @@ def changed_package_hint(of: type) -> str:
 def _places_of_packages() -> dict[Path, str]:
     return {
         place: package_name(point)
-        for point in entry_points(group=GROUP)
+        for point in entry_points(group=ENTRY_POINT_GROUP)
         for place in package_places(point.module)
     }

@@ -21,12 +21,14 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
-_SMALLEST = 1024  # smallest number of weights that is worth packing, unless they are rounded
-_THIN = 8  # shorter rows get a scale per column, because a scale per row would save little
+_MIN_WEIGHTS = 1024  # smallest number of weights that is worth packing, unless they are rounded
+_MIN_ROW_LENGTH = (
+    8  # shorter rows get a scale per column, because a scale per row would save little
+)
 _LEVELS = 127
-_SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
-_FEW = 63  # largest multiple of a step
-_WHOLE = 1e-3  # tolerance of a whole number
+_SHAPE_PATTERN = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
+_MAX_MULTIPLE = 63  # largest multiple of a step
+_INTEGER_TOLERANCE = 1e-3  # tolerance of a whole number
 
 
 def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,12 +40,12 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif weight.dim() < 2:
             packed[name] = weight.half()
         else:
-            is_thin = weight.dim() == 2 and weight.shape[1] < _THIN
+            is_thin = weight.dim() == 2 and weight.shape[1] < _MIN_ROW_LENGTH
             tensors = _pack_weight(name, weight, across=is_thin)
             if weight.dim() == 2 and weight.isfinite().all():
                 other = _pack_weight(name, weight, across=not is_thin)
                 tensors = min(tensors, other, key=_bytes) if any(map(is_coded, other)) else tensors
-            if weight.numel() < _SMALLEST:
+            if weight.numel() < _MIN_WEIGHTS:
                 half = {name: weight.half()}
                 tensors = min(half, tensors, key=_bytes) if any(map(is_coded, tensors)) else half
             packed |= tensors
@@ -74,9 +76,9 @@ def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
     the step for 127 levels; and whether all rows have the former."""
     largest = rows.abs().amax(1)
     steps, remaining = largest / _LEVELS, largest > 0
-    for levels in range(1, _FEW + 1):
+    for levels in range(1, _MAX_MULTIPLE + 1):
         multiples = rows[remaining] / (largest[remaining] / levels)[:, None]
-        is_whole = ((multiples - multiples.round()).abs() < _WHOLE).all(1)
+        is_whole = ((multiples - multiples.round()).abs() < _INTEGER_TOLERANCE).all(1)
         indices = remaining.nonzero().squeeze(1)[is_whole]
         steps[indices], remaining[indices] = largest[indices] / levels, False
     return steps, not remaining.any()
@@ -132,7 +134,7 @@ def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
     _, mark, sides = name.partition(_CODED)
     if not mark:
         return shape
-    if not re.fullmatch(_SIDES, sides, re.ASCII):
+    if not re.fullmatch(_SHAPE_PATTERN, sides, re.ASCII):
         raise ValueError(f"its coded weights have no shape {sides[:40]!r}")
     return [int(side) for side in sides.split("x")]
 

@@ -17,10 +17,17 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
 from limner.contract.names import check_new_name, check_no_section, is_again, is_builtin
 from limner.contract.options import option_names, parameters_of
-from limner.contract.package_errors import GROUP, file_in_places, package_name, package_places
+from limner.contract.package_errors import (
+    ENTRY_POINT_GROUP,
+    file_in_places,
+    package_name,
+    package_places,
+)
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
-_ROOMS = {"judges": "evaluate.judges"}  # packages of families that do not have the family's name
+_FAMILY_PACKAGES = {
+    "judges": "evaluate.judges"
+}  # packages of families that do not have the family's name
 _L = TypeVar("_L", bound=type[Learner])
 _log = logging.getLogger("limner")
 
@@ -282,7 +289,7 @@ def import_packages() -> tuple[str, ...]:
         a message for each such module, which names the file, the line and the package.
     """
     problems: list[str] = []
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             point.load()
         except (Exception, SystemExit) as error:  # a package may raise anything
@@ -299,7 +306,7 @@ def import_packages() -> tuple[str, ...]:
 
 def _load_families() -> None:
     for family in FAMILIES:
-        import_modules(_ROOMS.get(family, family))
+        import_modules(_FAMILY_PACKAGES.get(family, family))
 
 
 def _load_all() -> None:

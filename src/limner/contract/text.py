@@ -26,14 +26,14 @@ from limner.contract.emphasis import WeightedText, read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, TextSpec
 
-ASSET = "words"
-LENGTH = 16
+WORD_TABLE = "words"
+DEFAULT_LENGTH = 16
 """Default number of tokens of a caption. An emoji's name has up to 13, with all tags 49."""
-_UNKNOWN = 1  # the token of other scripts, emoji, and words of over 100 letters
-_SHOWN = 40  # characters of a prompt in a message
+_UNKNOWN_TOKEN = 1  # the token of other scripts, emoji, and words of over 100 letters
+_MAX_SHOWN_CHARACTERS = 40  # characters of a prompt in a message
 CHARACTERS = "characters"
-_FIRST = 2  # the token of character 0; 0 is padding, 1 unknown
-_LAST = 0x10FFFF  # the last code point of Unicode
+_FIRST_TOKEN = 2  # the token of character 0; 0 is padding, 1 unknown
+_LAST_CODE_POINT = 0x10FFFF  # the last code point of Unicode
 
 
 class _Asset(NamedTuple):
@@ -48,27 +48,29 @@ def _asset() -> _Asset:
     """Load the bundled table and tokeniser, once."""
     folder = files("limner") / "data" / "assets"
     try:
-        table, words = ((folder / f"{ASSET}.{end}").read_bytes() for end in ("safetensors", "json"))
+        table, words = (
+            (folder / f"{WORD_TABLE}.{end}").read_bytes() for end in ("safetensors", "json")
+        )
     except OSError:
         raise LimnerError(
-            f"the bundled word table is missing (limner/data/assets/{ASSET}.safetensors, .json); "
-            "reinstall limner, or build it with python tools/build_words.py"
+            f"the bundled word table is missing (limner/data/assets/{WORD_TABLE}.safetensors, "
+            ".json); reinstall limner, or build it with python tools/build_words.py"
         ) from None
     tensors = load(table)
     sha256 = hashlib.sha256(table + words).hexdigest()
     return _Asset(tensors["table"], tensors["scale"].float(), words.decode(), sha256)
 
 
-def text_spec(length: int = LENGTH) -> TextSpec:
+def text_spec(length: int = DEFAULT_LENGTH) -> TextSpec:
     """Return the specification of text with the bundled table, in at most `length` tokens."""
     asset = _asset()
-    return TextSpec(length, len(asset.table), ASSET, asset.sha256)
+    return TextSpec(length, len(asset.table), WORD_TABLE, asset.sha256)
 
 
 def character_spec(length: int = 1000) -> TextSpec:
     """Return the specification of text with a token for each character, for models with their own
     tokenizer."""
-    return TextSpec(length, _FIRST + _LAST + 1, CHARACTERS, "")
+    return TextSpec(length, _FIRST_TOKEN + _LAST_CODE_POINT + 1, CHARACTERS, "")
 
 
 def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "words"]]:
@@ -80,10 +82,11 @@ def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "
         LimnerError: the specification is of another table, in which tokens mean other words.
     """
     asset = _asset()
-    if (spec.asset, spec.vocabulary, spec.sha256) != (ASSET, len(asset.table), asset.sha256):
+    if (spec.asset, spec.vocabulary, spec.sha256) != (WORD_TABLE, len(asset.table), asset.sha256):
         raise LimnerError(
             f"this model reads text with the word table '{spec.asset}' {spec.sha256[:12]}, and "
-            f"this limner has '{ASSET}' {asset.sha256[:12]}; use the limner that made the model"
+            f"this limner has '{WORD_TABLE}' {asset.sha256[:12]}; use the limner that made the "
+            "model"
         )
     return asset.table, asset.scale
 
@@ -134,11 +137,11 @@ class _Characters:
         """Return a token for each character; words are separated by spaces."""
         spans = [(i, i + 1) for i in range(len(text))]
         words = list(accumulate(int(letter == " ") for letter in text))
-        return self.Encoding([_FIRST + ord(letter) for letter in text], spans, words)
+        return self.Encoding([_FIRST_TOKEN + ord(letter) for letter in text], spans, words)
 
     def id_to_token(self, token: int) -> str:
         """Return the character of a token."""
-        return chr(token - _FIRST)
+        return chr(token - _FIRST_TOKEN)
 
 
 class Reading(NamedTuple):
@@ -172,7 +175,7 @@ class Reading(NamedTuple):
 
 def _short(text: str) -> str:
     plain = " ".join(text.split())
-    return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "..."
+    return plain if len(plain) <= _MAX_SHOWN_CHARACTERS else plain[:_MAX_SHOWN_CHARACTERS] + "..."
 
 
 def _replace_surrogates(text: str) -> str:
@@ -205,8 +208,8 @@ class Tokenizer:
         text = _replace_surrogates(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = list(zip(encoding.ids, encoding.offsets))
-        unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
-        known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN]
+        unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN_TOKEN]
+        known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN_TOKEN]
         rest = text[known[self.length][1] :] if len(known) > self.length else ""
         kept = known[: self.length]
         return Reading([token for token, _ in kept], unknown, rest, [start for _, start in kept])
@@ -217,7 +220,7 @@ class Tokenizer:
         text = _replace_surrogates(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = zip(encoding.ids, encoding.word_ids, encoding.offsets)
-        known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
+        known = [piece for piece in pieces if piece[0] != _UNKNOWN_TOKEN][: self.length]
         spans: dict[int, tuple[int, int, list[int]]] = {}
         for place, (_, word, (start, end)) in enumerate(known):
             first, _, places = spans.get(word, (start, end, []))

@@ -11,8 +11,8 @@ from limner.contract.image import Batch
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 
-_OF_RUNS = ("step", "images", "images_per_second")
-_OF_PLAYERS = ("loss", "norm", "lr")
+_RUN_COLUMNS = ("step", "images", "images_per_second")
+_PLAYER_COLUMNS = ("loss", "norm", "lr")
 """Names in a run's log that the training loop uses."""
 
 
@@ -84,7 +84,7 @@ def _check_logs(turn: Turn, name: str) -> None:
     if not isinstance(logs, Mapping):
         kind = type(logs).__name__
         raise LimnerError(f"{name} yields {kind} as logs; give a dictionary of scalar tensors")
-    taken = {*_OF_RUNS, *_OF_PLAYERS, *(f"{turn.of}.{part}" for part in _OF_PLAYERS)}
+    taken = {*_RUN_COLUMNS, *_PLAYER_COLUMNS, *(f"{turn.of}.{part}" for part in _PLAYER_COLUMNS)}
     for key, value in turn.logs.items():
         if key in taken:
             raise LimnerError(f"{name} logs '{key}', as the training loop does; rename it")

@@ -25,8 +25,8 @@ from limner.contract.image import Condition, Images, ImageSpec, check_images, on
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Seeds
 
-_LARGEST = 2**26  # largest number of pixels of an enlarged picture
-_MOST = 64  # largest factor
+_MAX_PIXELS = 2**26  # largest number of pixels of an enlarged picture
+_MAX_FACTOR = 64  # largest factor
 
 
 def resize(x: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b c hh ww"]:
@@ -274,12 +274,12 @@ def check_enlargement(size: tuple[int, int], factor: float) -> None:
     Raises:
         LimnerError: a factor below 1 or above 64, or more than 2^26 pixels.
     """
-    if not 1 <= factor <= _MOST:
-        raise LimnerError(f"factor={factor:g} is not from 1 to {_MOST}; give another one")
-    if size[0] * size[1] * factor**2 > _LARGEST:
+    if not 1 <= factor <= _MAX_FACTOR:
+        raise LimnerError(f"factor={factor:g} is not from 1 to {_MAX_FACTOR}; give another one")
+    if size[0] * size[1] * factor**2 > _MAX_PIXELS:
         raise LimnerError(
-            f"{size[1]} x {size[0]} pixels {factor:g} times as large are more than {_LARGEST:,}; "
-            "give a smaller factor"
+            f"{size[1]} x {size[0]} pixels {factor:g} times as large are more than {_MAX_PIXELS:,}"
+            "; give a smaller factor"
         )
 
 

@@ -31,14 +31,14 @@ _WORDS = {
 }
 LISTS = {name: tuple(words.split()) for name, words in _WORDS.items()}
 """Words for `__name__`, most of which the bundled model knows."""
-NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+NAME_PATTERN = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 """Regular expression of a list's name."""
-_CHOICE = re.compile(rf"\{{([^{{}}]*\|[^{{}}]*)\}}|__({NAME})__")
+_CHOICE = re.compile(rf"\{{([^{{}}]*\|[^{{}}]*)\}}|__({NAME_PATTERN})__")
 _FOLDER, _VARIABLE, _COMMENT = "wildcards", "LIMNER_WILDCARDS", "#"
-_MOST_FILES = 200
-_MOST_PICKS = 100  # words from lists, which may name further lists, in a short prompt
-MOST_CHOICES = 5000
-LONGEST_CHOICE = 400
+_MAX_FILES = 200
+_MAX_PICKS = 100  # words from lists, which may name further lists, in a short prompt
+MAX_CHOICES = 5000
+MAX_CHOICE_LETTERS = 400
 Lists = Mapping[str, Sequence[str]]
 
 
@@ -59,8 +59,8 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
         LimnerError: a file cannot be read as text.
     """
     lists: dict[str, tuple[str, ...]] = {}
-    for file in sorted(folder.glob("*.txt"))[:_MOST_FILES]:
-        if not re.fullmatch(NAME, file.stem):
+    for file in sorted(folder.glob("*.txt"))[:_MAX_FILES]:
+        if not re.fullmatch(NAME_PATTERN, file.stem):
             continue
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -69,7 +69,9 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
                 f"'{file}' cannot be read; write one choice in each line, as UTF-8 text"
             ) from None
         choices = [line.strip() for line in lines if not line.lstrip().startswith(_COMMENT)]
-        if entries := tuple(choice[:LONGEST_CHOICE] for choice in choices if choice)[:MOST_CHOICES]:
+        if entries := tuple(choice[:MAX_CHOICE_LETTERS] for choice in choices if choice)[
+            :MAX_CHOICES
+        ]:
             lists[file.stem] = entries
     return lists
 
@@ -108,7 +110,7 @@ def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     Raises:
         LimnerError: it names a list that does not exist.
     """
-    lists_left = max(len(prompt), _MOST_PICKS)  # braces always end, lists may not
+    lists_left = max(len(prompt), _MAX_PICKS)  # braces always end, lists may not
     for k in count():
         match = _CHOICE.search(prompt)
         if match is None or not lists_left:

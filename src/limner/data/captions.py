@@ -17,13 +17,13 @@ _RELATIONS = {
     "inside": ("inside", "in"),
 }
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-STYLED = {
+STYLE_PHRASES = {
     "3d": ("{}, in 3d", "a 3d picture of {}"),
     "flat": ("{}, in flat style", "a flat drawing of {}", "{}, flat"),
     "line": ("a line drawing of {}", "{}, line drawing", "{}, in line style"),
     "noto": ("{}, in noto style", "{}, noto", "a noto emoji of {}"),
 }
-_FRAMES = ("a picture of {}", "an emoji of {}", "{}.")
+_SENTENCES = ("a picture of {}", "an emoji of {}", "{}.")
 _SIZES = {"big": ("big", "large", "big"), "small": ("small", "tiny", "little")}
 
 
@@ -49,8 +49,8 @@ def caption(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str
     if rng.random() < (0.2 if scene.ground == "white" else 0.6):
         text += " " + draw_word(GROUNDS[scene.ground].words, rng)
     if scene.style != "3d" or draw_below(10, rng) == 0:
-        return draw_word(STYLED[scene.style], rng).format(text)
-    return text if draw_below(10, rng) else draw_word(_FRAMES, rng).format(text)
+        return draw_word(STYLE_PHRASES[scene.style], rng).format(text)
+    return text if draw_below(10, rng) else draw_word(_SENTENCES, rng).format(text)
 
 
 def _subject(scene: Scene, objects: dict[str, Object], rng: random.Random) -> str:

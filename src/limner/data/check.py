@@ -36,11 +36,13 @@ from limner.data.stream import Stream
 from limner.data.two_domains import Paired
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet: side of a picture in pixels, pictures per row
-_SHOWN = 10  # most entries of a list
-_THUMB = 16
-_ALIKE = 3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
-_MOST_PAIRS = 1000  # most pairs of similar pictures
-_COMPARED = 20_000  # most pictures that are compared with each other
+_MAX_SHOWN = 10  # most entries of a list
+_THUMBNAIL_SIDE = 16
+_MAX_DIFFERENCE = (
+    3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
+)
+_MAX_PAIRS = 1000  # most pairs of similar pictures
+_MAX_COMPARED = 20_000  # most pictures that are compared with each other
 
 
 @dataclass
@@ -210,7 +212,7 @@ def _inspect(image: Image.Image) -> _Inspection:
     """Return header, content hash and two thumbnails of an opened picture."""
     head, flat = header(image), flatten(image)
     content = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
-    thumb = np.asarray(flat.convert("L").resize((_THUMB, _THUMB)))
+    thumb = np.asarray(flat.convert("L").resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)))
     return _Inspection(
         head, content, thumb, resize_to_fit(flat.convert("RGB"), _TILE, _TILE, "pad")
     )
@@ -274,7 +276,7 @@ def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings; broken files are reported with reasons
         for entry, result in map_pictures(entries, _inspect, report.broken):
-            if not copies[result.content] and len(thumbs) < _COMPARED:
+            if not copies[result.content] and len(thumbs) < _MAX_COMPARED:
                 thumbs[entry.name] = result.thumb
             copies[result.content].append(entry.name)
             if len(heads) % interval == 0:
@@ -326,24 +328,24 @@ def _refusal(
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
-    """Return at most `_MOST_PAIRS` pairs of names with almost equal thumbnails."""
+    """Return at most `_MAX_PAIRS` pairs of names with almost equal thumbnails."""
     if not thumbs:
         return []
     names = list(thumbs)
     points = torch.from_numpy(np.stack(list(thumbs.values()))).float().flatten(1)
     pairs = []
     for first in range(0, len(names), 1024):
-        near = torch.cdist(points[first : first + 1024], points) < _ALIKE * _THUMB
-        rows, columns = near.triu(first + 1).nonzero()[: _MOST_PAIRS - len(pairs)].T.tolist()
+        near = torch.cdist(points[first : first + 1024], points) < _MAX_DIFFERENCE * _THUMBNAIL_SIDE
+        rows, columns = near.triu(first + 1).nonzero()[: _MAX_PAIRS - len(pairs)].T.tolist()
         pairs += [[names[first + i], names[j]] for i, j in zip(rows, columns)]
-        if len(pairs) == _MOST_PAIRS:
+        if len(pairs) == _MAX_PAIRS:
             break
     return pairs
 
 
 def _shorten(lines: list[str]) -> list[str]:
-    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return lines[:_SHOWN] + more
+    more = [f"... and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
+    return lines[:_MAX_SHOWN] + more
 
 
 def _list_counts(counts: dict[str, int]) -> str:

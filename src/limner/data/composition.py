@@ -28,12 +28,12 @@ SKILLS = {
     "several": 0.04,
 }
 """Subjects of scenes and their default shares: GenEval's six, and three or four things."""
-MOST_THINGS = 4
+MAX_THINGS = 4
 """Largest number of objects in a scene."""
 STYLE_SHARES = {"3d": 0.5, "noto": 0.25, "flat": 0.15, "line": 0.1}
-OPEN = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "paper cup")
+OPEN_CONTAINERS = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "paper cup")
 """Objects that others can be inside of, with the upper half sticking out."""
-FRAMES = ("television", "picture frame", "mirror", "window", "laptop")
+FRAME_CONTAINERS = ("television", "picture frame", "mirror", "window", "laptop")
 """Objects that others can be shown inside of."""
 RELATIONS = {
     "left of": 0.23,
@@ -44,11 +44,11 @@ RELATIONS = {
     "inside": 0.04,
 }
 """Relations in scenes about position, and their default shares."""
-_HELD_OUT = 0.1  # share of colour-object pairs, object-object pairs, and objects for counting
-_TESTED = 0.05  # share of compositions
-COLOURED = {"colours": 1, "attribution": 2}
+_HELD_OUT_SHARE = 0.1  # share of colour-object pairs, object-object pairs, and objects for counting
+_TEST_SHARE = 0.05  # share of compositions
+COLOUR_COUNTS = {"colours": 1, "attribution": 2}
 """Skills about colours -> number of objects they need that can have any colour."""
-_TRIES = 20_000  # most draws for one scene
+_MAX_TRIES = 20_000  # most draws for one scene
 _MARGIN = 0.03  # free border, as a share of the side
 
 
@@ -65,7 +65,7 @@ class Box(NamedTuple):
     bottom: float
 
 
-NOWHERE = Box(0, 0, 0, 0)
+EMPTY_BOX = Box(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Thing:
     colour: str | None
     natural: bool = True
     size: str | None = None
-    box: Box = NOWHERE
+    box: Box = EMPTY_BOX
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,17 @@ def is_held_out(scene: Scene) -> bool:
     This is a pair of objects, a pair of object and colour, or a counted object."""
     names = {thing.name for thing in scene.things}
     for thing in scene.things:
-        if not thing.natural and _share("colour", str(thing.colour), thing.name) < _HELD_OUT:
+        if not thing.natural and _share("colour", str(thing.colour), thing.name) < _HELD_OUT_SHARE:
             return True
     if scene.skill == "counting":
-        return _share("counting", scene.things[0].name) < _HELD_OUT
+        return _share("counting", scene.things[0].name) < _HELD_OUT_SHARE
     pairs = ((a, b) for a in names for b in names if a < b)
-    return any(_share("pair", a, b) < _HELD_OUT for a, b in pairs)
+    return any(_share("pair", a, b) < _HELD_OUT_SHARE for a, b in pairs)
 
 
 def is_test_composition(scene: Scene) -> bool:
     """Whether training never sees a composition, although it sees each of its parts."""
-    return _share("composition", scene.composition) < _TESTED
+    return _share("composition", scene.composition) < _TEST_SHARE
 
 
 class Composer:
@@ -176,13 +176,13 @@ class Composer:
         self.relations = relations or RELATIONS
         self.grid = grid
         names = {thing.name for thing in vocabulary}
-        self._containers = [name for name in (*OPEN, *FRAMES) if name in names]
+        self._containers = [name for name in (*OPEN_CONTAINERS, *FRAME_CONTAINERS) if name in names]
         self._by_name = {thing.name: thing for thing in vocabulary}
         self._coloured = {
             style: [thing for thing in vocabulary if thing.colours(style)] for style in styles
         }
         most = max(map(len, self._coloured.values()))
-        for skill, needed in COLOURED.items():
+        for skill, needed in COLOUR_COUNTS.items():
             if skill in skills and most < needed:
                 raise LimnerError(
                     f"skill {skill} needs {needed} objects that take another colour, but there "
@@ -196,7 +196,7 @@ class Composer:
             split: "train", "test", "held-out" or "all".
             rng: random generator; only its `random()` is used.
         """
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             scene = self._contents(rng)
             unseen = split != "all" and is_held_out(scene)
             if split == "held-out" and not unseen:
@@ -213,7 +213,7 @@ class Composer:
 
     def _contents(self, rng: random.Random) -> Scene:
         skill, style = draw_name(self.skills, rng), draw_name(self.styles, rng)
-        needed = COLOURED.get(skill, 0)
+        needed = COLOUR_COUNTS.get(skill, 0)
         while len(self._coloured[style]) < needed:
             style = draw_name(self.styles, rng)
         relation, size = None, None
@@ -403,7 +403,7 @@ def _nest(scene: Scene, rng: random.Random) -> Scene:
     """Place the first thing inside the second, with the upper half outside or within a frame."""
     inner, outer = scene.things
     width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, rng))
-    is_frame = outer.name in FRAMES
+    is_frame = outer.name in FRAME_CONTAINERS
     x = _between(_MARGIN, 1 - _MARGIN - width, rng)
     side = 0.5 * min(width, height) if is_frame else 0.75 * width
     inner_w, inner_h = _shape(inner.name, scene.style, min(side, 0.4))

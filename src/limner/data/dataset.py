@@ -30,8 +30,8 @@ from limner.data.dataset_checks import (
 from limner.data.hints import REDUCTION, Hint, PictureHint, draw_hint, hint_spec
 from limner.data.order import Anything, ByWeight, Order, Shuffled
 
-_WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
-_FIXED_SEED = 0  # held-out splits are binarised once, with this seed
+_INTEGER_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_BINARISATION_SEED = 0  # held-out splits are binarised once, with this seed
 
 
 _CHECKS: dict[str, Check] = {
@@ -172,7 +172,9 @@ class Dataset(ABC):
         x = from_uint8(pixels)
         if self.dynamic:
             streams = (
-                noise if self.training else Noise.keyed(_FIXED_SEED, Purpose.BINARISE, indices)
+                noise
+                if self.training
+                else Noise.keyed(_BINARISATION_SEED, Purpose.BINARISE, indices)
             )
             ink = streams.uniform(*self.spec.shape) < (x + 1) / 2
             return from_levels(ink.long(), 2)
@@ -302,7 +304,7 @@ def _check_labels(data: Dataset, n: int, who: str) -> None:
         )
     if labels is None:
         return
-    if not isinstance(labels, Tensor) or labels.dtype not in _WHOLE or labels.ndim != 1:
+    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGER_TYPES or labels.ndim != 1:
         raise LimnerError(
             f"the labels of {who} are {kind_of(labels)}; give class numbers, one for each picture, "
             "as torch.tensor([0, 2, 1])"

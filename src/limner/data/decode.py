@@ -29,16 +29,16 @@ EXTENSIONS = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".jp2", ".j2k", ".tga", ".ico",
 ))  # fmt: skip
-UNREAD = frozenset((
+UNSUPPORTED_EXTENSIONS = frozenset((
     ".heic", ".heif", ".svg", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl",
 ))  # fmt: skip
 """Suffixes of picture formats that are not read."""
-UNREAD_REASON = "pictures of this format are not read; save it as PNG or JPEG"
+UNSUPPORTED_REASON = "pictures of this format are not read; save it as PNG or JPEG"
 # EPS, PDF, WMF and the like are left out, because their decoders run other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last
-_ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
+_ORIENTATION_TAG = 0x0112  # EXIF tag
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -133,10 +133,10 @@ def header(image: Image.Image) -> Header:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or damaged."""
     try:
-        value = image.getexif().get(_ORIENTATION)
+        value = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # a picture with damaged metadata is still valid
         return 1
-    return value if value in _UPRIGHT else 1
+    return value if value in _TRANSPOSITIONS else 1
 
 
 def is_grey(mode: str) -> bool:
@@ -148,8 +148,8 @@ def flatten(image: Image.Image, ground: str = "white") -> Image.Image:
     """Return the first frame, upright, composited on a ground colour, in mode L or RGB."""
     grey = is_grey(image.mode)
     image.load()
-    if (orientation := _orientation(image)) in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
+    if (orientation := _orientation(image)) in _TRANSPOSITIONS:
+        image = image.transpose(_TRANSPOSITIONS[orientation])
     image = _eight_bits(image)
     if image.mode == "F":
         raise UndecodableError("floating-point pixels; save it with 8 or 16 bits")
@@ -190,7 +190,9 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return image
     assert result is not None
     orientation = _orientation(image)  # the conversion drops it
-    return result.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else result
+    return (
+        result.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else result
+    )
 
 
 def upright_frame(image: Image.Image) -> UInt8[Tensor, "k h w"]:
@@ -203,7 +205,11 @@ def upright_frame(image: Image.Image) -> UInt8[Tensor, "k h w"]:
     else:
         image = _in_srgb(image)
         orientation = _orientation(image)
-        picture = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        picture = (
+            image.transpose(_TRANSPOSITIONS[orientation])
+            if orientation in _TRANSPOSITIONS
+            else image
+        )
         picture = _eight_bits(picture).convert("RGBA")
         if picture.getchannel("A").getextrema()[0] == 255:  # fully opaque
             picture = picture.convert("RGB")

@@ -17,11 +17,11 @@ from typing import Literal
 
 from limner.contract.errors import LimnerError
 from limner.contract.options import Positive
-from limner.data.captions import STYLED
+from limner.data.captions import STYLE_PHRASES
 from limner.data.files import Files, zip_files
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source, decode_pictures
 
-_PEOPLE = "people & body"
+_PEOPLE_GROUP = "people & body"
 _STYLES = {"fluent": ("3d", "flat", "line"), "all": ("3d", "flat", "line", "noto")}
 
 
@@ -66,7 +66,8 @@ class Emoji(Source):
                 label=row["group"] if groups else None,
                 captions=_captions(row["caption"], row["style"] if self.style == "all" else "3d"),
                 tags=tuple(tags),
-                weight=(self.people if row["group"] == _PEOPLE else 1) / variants[row["concept"]],
+                weight=(self.people if row["group"] == _PEOPLE_GROUP else 1)
+                / variants[row["concept"]],
                 group=row["concept"],
             )
             entries.append(entry)
@@ -99,5 +100,5 @@ _cached_files = cache(zip_files)
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:
     """Return a caption in several wordings that name the style; for 3d, only the caption."""
-    captions = tuple(words.format(caption) for words in STYLED[style])
+    captions = tuple(words.format(caption) for words in STYLE_PHRASES[style])
     return (caption,) if style == "3d" else captions

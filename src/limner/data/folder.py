@@ -29,13 +29,13 @@ from typing import Any, Literal
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Rate
-from limner.data.decode import EXTENSIONS, UNREAD, UNREAD_REASON
+from limner.data.decode import EXTENSIONS, UNSUPPORTED_EXTENSIONS, UNSUPPORTED_REASON
 from limner.data.files import Files, folder_files, natural, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
 from limner.data.records import plain_captions
 
-_METADATA = ("metadata.jsonl", "metadata.csv")
-_SETS = ("train", "test", "val")
+_METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+_SPLIT_FOLDERS = ("train", "test", "val")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 CAPTION_COLUMNS = ("text", "caption", "captions")
 
@@ -74,8 +74,12 @@ class Folder(Source):
         rows = _join_rows(_metadata(files, report), _ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
-        unread = [name for name in files.names if name not in rows and suffixes[name] in UNREAD]
-        refused = [*files.refused, *((name, UNREAD_REASON) for name in unread)]
+        unread = [
+            name
+            for name in files.names
+            if name not in rows and suffixes[name] in UNSUPPORTED_EXTENSIONS
+        ]
+        refused = [*files.refused, *((name, UNSUPPORTED_REASON) for name in unread)]
         if not pictures:
             details = f", only {len(files.names)} other files" if files.names else ", it is empty"
             details += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
@@ -106,7 +110,10 @@ class Folder(Source):
             return names, False
         parts = {name: set(PurePosixPath(name).parts[:-1]) for name in names}
         suffix = self.domain or ""
-        sets = {split: [name for name in names if split + suffix in parts[name]] for split in _SETS}
+        sets = {
+            split: [name for name in names if split + suffix in parts[name]]
+            for split in _SPLIT_FOLDERS
+        }
         sets["test"] = sets["test"] or sets["val"]
         if self.domain is None and not sets["train"]:
             return names, False
@@ -184,7 +191,7 @@ class Folder(Source):
         if len(missing) == len(pictures):
             return {}
         if missing:
-            file = next((m for m in _METADATA if rows and m in present), None)
+            file = next((m for m in _METADATA_FILES if rows and m in present), None)
             file = file or f"'{PurePosixPath(missing[0]).with_suffix('.txt')}'"
             report(
                 f"{len(missing)} of {len(pictures)} pictures have no caption, first "
@@ -247,7 +254,7 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
     """Yield (picture, row) of all metadata files; `file_name` is relative to the file's folder."""
     present = set(files.names)
     for source in files.names:
-        if PurePosixPath(source).name not in _METADATA:
+        if PurePosixPath(source).name not in _METADATA_FILES:
             continue
         unreadable: list[str] = []
         text = files.text(source, unreadable.append)

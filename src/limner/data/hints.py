@@ -36,7 +36,7 @@ Hint = Literal[PictureHint, "mask", "boxes", "objects"]
 DRAWINGS = ("edges", "scribble", "line")
 """Hints with white lines on black."""
 Hints = Float[Tensor, "b k hh ww"]
-REDUCED = ("lowres", "bicubic")
+REDUCED_HINTS = ("lowres", "bicubic")
 """Hints with the pictures at a lower resolution."""
 BINARY = ("edges", "scribble", "mask", "boxes")
 """Hints with two levels."""
@@ -45,7 +45,7 @@ _LOW, _HIGH = 0.1, 0.2  # Canny's thresholds for gradients of the brightness, wh
 _SLOPE, _WIDE = 20.0, 1.6  # XDoG's phi, and its k
 REDUCTION = 8
 """Default factor between the sides of a picture and of its low resolution."""
-_LEAST = 4  # smallest side of a low resolution
+_MIN_SIDE = 4  # smallest side of a low resolution
 
 
 def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageSpec:
@@ -60,8 +60,8 @@ def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageS
         LimnerError: the package that finds edges is not installed.
     """
     height, width = spec.shape[1:]
-    if kind in REDUCED:
-        height, width = (max(side // reduction, _LEAST) for side in (height, width))
+    if kind in REDUCED_HINTS:
+        height, width = (max(side // reduction, _MIN_SIDE) for side in (height, width))
     if kind in ("edges", "scribble"):
         _canny()
     channels, levels = _format(kind, spec)
@@ -96,7 +96,7 @@ def computed_kind(spec: ImageSpec) -> PictureHint | None:
 
 def _format(kind: Hint, spec: ImageSpec) -> tuple[int, int]:
     """Return the channels and the levels of the hints of pictures."""
-    return (spec.channels, 256) if kind in REDUCED else (1, 2 if kind in BINARY else 256)
+    return (spec.channels, 256) if kind in REDUCED_HINTS else (1, 2 if kind in BINARY else 256)
 
 
 def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None) -> Hints:
@@ -110,14 +110,14 @@ def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None)
     Raises:
         LimnerError: there is no such kind.
     """
-    if kind in REDUCED:
-        height, width = size or [max(side // REDUCTION, _LEAST) for side in x.shape[2:]]
+    if kind in REDUCED_HINTS:
+        height, width = size or [max(side // REDUCTION, _MIN_SIDE) for side in x.shape[2:]]
         if kind == "bicubic":
             return resize(x, height, width)
         return F.adaptive_avg_pool2d(x, (height, width))
-    if kind not in _DRAWN:
-        raise unknown("hint", kind, [*_DRAWN, *REDUCED])
-    return _DRAWN[kind](x)
+    if kind not in _DRAWING_FUNCTIONS:
+        raise unknown("hint", kind, [*_DRAWING_FUNCTIONS, *REDUCED_HINTS])
+    return _DRAWING_FUNCTIONS[kind](x)
 
 
 def edges(x: Images) -> Float[Tensor, "b 1 h w"]:
@@ -139,12 +139,12 @@ def line(x: Images) -> Float[Tensor, "b 1 h w"]:
     return 2 * torch.tanh(_SLOPE * darker) - 1
 
 
-_DRAWN: dict[PictureHint, Callable[[Images], Hints]] = {
+_DRAWING_FUNCTIONS: dict[PictureHint, Callable[[Images], Hints]] = {
     "edges": edges,
     "scribble": scribble,
     "line": line,
 }
-assert {*_DRAWN, *REDUCED} == set(get_args(PictureHint))
+assert {*_DRAWING_FUNCTIONS, *REDUCED_HINTS} == set(get_args(PictureHint))
 
 
 def brightness(x: Images) -> Float[Tensor, "b 1 h w"]:

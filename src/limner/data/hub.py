@@ -27,9 +27,9 @@ from limner.data.rows import ArrowRows, Columns, Groups, ParquetRows, holds_pict
 from limner.data.sharded import Sharded
 from limner.runtime.cache import cache_key
 
-_ROWS = 1024  # rows of an Arrow file per shard
+_SHARD_ROWS = 1024  # rows of an Arrow file per shard
 _WINDOW = 2048  # default shuffle window for streaming, in pictures
-_LABEL = "label"
+_LABEL_COLUMN = "label"
 T = TypeVar("T")
 
 
@@ -74,8 +74,10 @@ class Hub(Sharded):
             table_key = cache_key("arrow", state, name, len(table), self._columns)
             tables = {column: one_column(table, column) for column in self._columns.all}
             shards += [
-                ArrowRows(tables, i, min(i + _ROWS, len(table)), self._columns, name, table_key)
-                for i in range(0, len(table), _ROWS)
+                ArrowRows(
+                    tables, i, min(i + _SHARD_ROWS, len(table)), self._columns, name, table_key
+                )
+                for i in range(0, len(table), _SHARD_ROWS)
             ]
         return shards
 
@@ -122,7 +124,7 @@ class Hub(Sharded):
         image = self.image_key or images[0]
         names = (name for name in CAPTION_COLUMNS if name in features)
         caption = self.caption_key or next(names, None)
-        label = self.label_key or (_LABEL if _LABEL in features else None)
+        label = self.label_key or (_LABEL_COLUMN if _LABEL_COLUMN in features else None)
         classes = tuple(getattr(features.get(label or ""), "names", None) or ())
         return Columns(image, caption, label, self.hint_key, classes)
 

@@ -43,7 +43,7 @@ from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
 from limner.data.pictures import Pictures
 from limner.data.scene_edits import largest_box, other_colours, other_objects
-from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, read_shares
+from limner.data.scenes import CACHED_SCENES, ComposedScenes, Scenes, read_shares
 from limner.data.sprites import STYLES, Object, aspect
 
 InstructionKind = Literal["colour", "object", "add", "remove", "ground", "style"]
@@ -72,8 +72,8 @@ _STYLES = {
     "line": ("as a line drawing", "in line style"),
     "noto": ("in noto style", "as a noto emoji"),
 }
-_MIDDLE = 0.08  # largest distance from the middle for "in the middle"
-_TRIES = 1000  # most scenes drawn for one instruction
+_MIDDLE_DISTANCE = 0.08  # largest distance from the middle for "in the middle"
+_MAX_TRIES = 1000  # most scenes drawn for one instruction
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class InstructedScenes(ComposedScenes):
         if instruction is None:
             instruction = self._draw_instruction(index)
             self._instructions[index] = instruction
-            if len(self._instructions) > REMEMBERED:
+            if len(self._instructions) > CACHED_SCENES:
                 self._instructions.popitem(last=False)
         return instruction
 
@@ -176,7 +176,7 @@ class InstructedScenes(ComposedScenes):
             return Redrawing(before, after, draw_word(_WORDS["style"], rng).format(style=style))
         kind = draw_name(self.kinds, rng)
         split, minimum = self.options.split, 2 if kind == "add" else 1
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             scene = self.composer.draw(split, rng)
             if scene.skill == "counting" or len(scene.things) < minimum:
                 continue
@@ -302,7 +302,7 @@ def _where(thing: Thing) -> str:
     """Return words for the position of a thing, to follow its name."""
     x, y = (thing.box.left + thing.box.right) / 2, (thing.box.top + thing.box.bottom) / 2
     dx, dy = abs(x - 0.5), abs(y - 0.5)
-    if max(dx, dy) < _MIDDLE:
+    if max(dx, dy) < _MIDDLE_DISTANCE:
         return " in the middle"
     if dx >= dy:
         return " on the left" if x < 0.5 else " on the right"

@@ -15,7 +15,7 @@ from limner.contract.text import TextSpec
 from limner.data.dataset import Dataset, View
 from limner.data.order import Mixed, Order, shares_of_a_round
 
-_HEAVIEST = 1e300  # the sum of thousands of weights must not overflow
+_MAX_WEIGHT = 1e300  # the sum of thousands of weights must not overflow
 
 
 class MixedSources(Dataset):
@@ -178,7 +178,7 @@ def read_weights(typed: object, count: int) -> list[float] | None:
     if typed is None:
         return None
     values = [*typed] if isinstance(typed, list | tuple) else [typed]
-    weights = [float(w) for w in values if isinstance(w, int | float) and 0 < w < _HEAVIEST]
+    weights = [float(w) for w in values if isinstance(w, int | float) and 0 < w < _MAX_WEIGHT]
     if len(weights) != len(values) or len(weights) != count:
         raise LimnerError(
             f"data.weights={','.join(map(str, values))}: give a positive number for each of the "

@@ -20,10 +20,10 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise, Purpose
 
-ROUND = 1000
+ROUND_LENGTH = 1000
 """Number of images in a round; each of several sources has its share of every round."""
 Numbers = Int[Tensor, "b"]
-_REMEMBERED = 4  # cached permutations
+_CACHED_PERMUTATIONS = 4  # cached permutations
 
 
 class Order(ABC):
@@ -47,7 +47,7 @@ class Order(ABC):
         order = self._permutations.get(key)
         if order is None:
             order = torch.argsort(stream.bits(n)[0], stable=True)
-            self._permutations = dict([*self._permutations.items()][1 - _REMEMBERED :]) | {
+            self._permutations = dict([*self._permutations.items()][1 - _CACHED_PERMUTATIONS :]) | {
                 key: order
             }
         return order
@@ -167,7 +167,7 @@ class Mixed(Order):
 
     Args:
         parts: the orders.
-        counts: number of images, or blocks of images, that each has in a round of `ROUND`.
+        counts: number of images, or blocks of images, that each has in a round of `ROUND_LENGTH`.
         join: function (source, index there) -> index in the mixture.
         seed: random seed of the order of sources.
         size: size of blocks of images; each block is from one source, and each call must stay
@@ -200,15 +200,15 @@ class Mixed(Order):
                 f"train.batch={self.size} does not fit the batches that this run started with, "
                 "which differ in picture size; keep the old number, or start a new run"
             )
-        rounds = blocks.div(ROUND, rounding_mode="floor")
+        rounds = blocks.div(ROUND_LENGTH, rounding_mode="floor")
         source, rank = torch.empty_like(numbers), torch.empty_like(numbers)
         for number in rounds.unique().tolist():
             mask = rounds == number
             stream = Noise.keyed(self.seed, Purpose.MIX, [number])
-            sources = self._source[self.permutation(stream, ROUND)]
+            sources = self._source[self.permutation(stream, ROUND_LENGTH)]
             earlier = torch.empty_like(sources)  # number of earlier images of the same source
             earlier[torch.argsort(sources, stable=True)] = self._rank
-            places = blocks[mask] % ROUND
+            places = blocks[mask] % ROUND_LENGTH
             source[mask], rank[mask] = sources[places], earlier[places]
 
         def look_up(part: int, rows: Numbers) -> Numbers:
@@ -224,11 +224,11 @@ def shares_of_a_round(weights: Sequence[float]) -> list[int]:
     >>> shares_of_a_round([0.5, 0.3, 0.2]), shares_of_a_round([1, 1, 1])
     ([500, 300, 200], [334, 333, 333])
     """
-    exact = [ROUND * weight / sum(weights) for weight in weights]
+    exact = [ROUND_LENGTH * weight / sum(weights) for weight in weights]
     counts = [max(1, int(share)) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder[: max(0, ROUND - sum(counts))]:
+    for i in by_remainder[: max(0, ROUND_LENGTH - sum(counts))]:
         counts[i] += 1
-    while sum(counts) > ROUND:
+    while sum(counts) > ROUND_LENGTH:
         counts[counts.index(max(counts))] -= 1
     return counts

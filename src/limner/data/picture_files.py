@@ -15,8 +15,8 @@ from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to
 from limner.data import png
 from limner.data.decode import (
     EXTENSIONS,
-    UNREAD,
-    UNREAD_REASON,
+    UNSUPPORTED_EXTENSIONS,
+    UNSUPPORTED_REASON,
     UndecodableError,
     read_with,
     to_pixels,
@@ -24,7 +24,7 @@ from limner.data.decode import (
 )
 from limner.data.files import folder_files
 
-_MOVING = ("GIF", "WEBP", "PNG")  # formats with animations
+_ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")  # formats with animations
 
 
 def read_pictures(files: Path | str | Sequence[Path | str], spec: ImageSpec) -> Images:
@@ -63,8 +63,8 @@ def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
 
 def _not_a_picture(path: Path, error: UndecodableError) -> LimnerError:
     """Return the error for a file that cannot be decoded, with the reason."""
-    if path.suffix.lower() in UNREAD:
-        return LimnerError(f"'{path}': {UNREAD_REASON}")
+    if path.suffix.lower() in UNSUPPORTED_EXTENSIONS:
+        return LimnerError(f"'{path}': {UNSUPPORTED_REASON}")
     return LimnerError(f"cannot read '{path}': {error}")
 
 
@@ -157,7 +157,7 @@ def read_frames(path: Path) -> Animation:
 
 def _frames(image: Image.Image) -> Animation:
     kind = image.format or "PNG"
-    count = getattr(image, "n_frames", 1) if kind in _MOVING else 1
+    count = getattr(image, "n_frames", 1) if kind in _ANIMATED_FORMATS else 1
     frames: list[UInt8[Tensor, "k h w"]] = []
     durations: list[int] = []
     for i in range(count):

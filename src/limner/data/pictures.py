@@ -27,7 +27,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share, read_size
-from limner.contract.text import LENGTH, text_spec
+from limner.contract.text import DEFAULT_LENGTH, text_spec
 from limner.data.broken_files import Reasons, check_broken, too_many
 from limner.data.dataset import Dataset
 from limner.data.decode import (
@@ -90,7 +90,7 @@ class Source(ABC):
     binarise: Literal["dynamic", "threshold"] | None = None
     flip: bool = False
     text: bool = False
-    tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
+    tokens: Annotated[int, Field(ge=1, le=256)] = DEFAULT_LENGTH
     memory: NonNegative = 4.0
     broken: Share = 0.01
     hint: Hint | None = None

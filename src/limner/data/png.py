@@ -18,7 +18,7 @@ from limner.contract.atomic_files import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import to_uint8
 
-SETTINGS = "limner"
+SETTINGS_KEY = "limner"
 """Keyword of the PNG text chunk with a picture's settings as JSON."""
 GIF_MS = 80
 """Milliseconds per frame of an animation; the last is shown 10 times as long."""
@@ -94,7 +94,7 @@ def png(image: UInt8[Tensor, "c h w"], settings: Mapping[str, Any] | None = None
     """
     text = PngImagePlugin.PngInfo()
     if settings is not None:
-        text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False, sort_keys=True))
+        text.add_itxt(SETTINGS_KEY, json.dumps(settings, ensure_ascii=False, sort_keys=True))
         text.add_itxt("parameters", _parameters(settings))
     file = io.BytesIO()
     to_pil(image).save(file, "PNG", pnginfo=text)
@@ -120,7 +120,7 @@ def read_settings(path: Path | str) -> dict[str, Any] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as image:
-                text = image.info.get(SETTINGS)
+                text = image.info.get(SETTINGS_KEY)
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:

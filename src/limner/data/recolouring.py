@@ -33,10 +33,10 @@ COLOURS = {
     "gray": Colour(0.62, 0.01, 270),
 }
 """Name -> colour."""
-_GREY = 0.035  # chroma below which no hue is visible
-_WIDTH = 35.0  # degrees around the dominant hue that belong to it
-_WEAK = 0.06  # chroma below which a hue counts as tinted grey
-_NAMED = 0.014  # largest distance to a colour at which its name applies
+_GREY_CHROMA = 0.035  # chroma below which no hue is visible
+_HUE_WIDTH = 35.0  # degrees around the dominant hue that belong to it
+_TINTED_CHROMA = 0.06  # chroma below which a hue counts as tinted grey
+_MAX_COLOUR_DISTANCE = 0.014  # largest distance to a colour at which its name applies
 
 _RGB_TO_LMS = np.array(
     [
@@ -57,12 +57,12 @@ _LMS_TO_LAB = np.array(
 _LMS_TO_RGB = np.linalg.inv(_RGB_TO_LMS.astype(np.float64)).astype(np.float32)
 _LAB_TO_LMS = np.linalg.inv(_LMS_TO_LAB.astype(np.float64)).astype(np.float32)
 _LEVELS = np.arange(256, dtype=np.float32) / 255
-_LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)
+_LINEAR_LEVELS = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)
 
 
 def to_oklab(rgb: UInt8[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
     """Convert sRGB to (L, a, b)."""
-    return np.cbrt(_LINEAR[rgb] @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+    return np.cbrt(_LINEAR_LEVELS[rgb] @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
 
 
 def from_oklab(lab: Float[np.ndarray, "... 3"]) -> UInt8[np.ndarray, "... 3"]:
@@ -91,7 +91,7 @@ def nearest_name(colour: Colour) -> str | None:
         return float(2 * chroma + 0.5 * (colour.lightness - other.lightness) ** 2)
 
     name = min(COLOURS, key=distance)
-    return name if distance(name) < _NAMED else None
+    return name if distance(name) < _MAX_COLOUR_DISTANCE else None
 
 
 def dominant_colour(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
@@ -103,13 +103,13 @@ def dominant_colour(rgba: UInt8[np.ndarray, "h w 4"]) -> Colour | None:
     """
     lab, surface = to_oklab(rgba[..., :3]), rgba[..., 3].astype(np.float32) / 255
     chroma, hue = np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
-    area, hued = surface.sum(), surface * (chroma > _GREY)
+    area, hued = surface.sum(), surface * (chroma > _GREY_CHROMA)
     histogram = np.histogram(hue, bins=72, range=(-180, 180), weights=hued * chroma)[0]
     sums = np.array([np.roll(histogram, 3 - i)[:7].sum() for i in range(72)])
     centre = 5.0 * int(sums.argmax()) - 177.5
-    dominant = hued * (np.abs(_turn(hue - centre)) < _WIDTH)
+    dominant = hued * (np.abs(_turn(hue - centre)) < _HUE_WIDTH)
     strength = float((dominant * chroma).sum() / max(dominant.sum(), 1))
-    if hued.sum() < 0.3 * area or strength < _WEAK:
+    if hued.sum() < 0.3 * area or strength < _TINTED_CHROMA:
         light = float((surface * lab[..., 0]).sum() / area)
         spread = float((surface * (lab[..., 0] - light) ** 2).sum() / area) ** 0.5
         return Colour(light, 0.0, 0.0) if light > 0.6 and spread < 0.13 else None
@@ -135,11 +135,11 @@ def recolour(
     light, chroma, hue = lab[..., 0], np.hypot(lab[..., 1], lab[..., 2]), _hue(lab)
     if was.chroma > 0:
         distance = np.abs(_turn(hue - was.hue))
-        share = np.clip(chroma / _GREY - 0.5, 0, 1) * np.clip((55 - distance) / 20, 0, 1)
+        share = np.clip(chroma / _GREY_CHROMA - 0.5, 0, 1) * np.clip((55 - distance) / 20, 0, 1)
         new_chroma = colour.chroma * np.clip(chroma / was.chroma, 0, 1.3)
         angle = np.deg2rad(colour.hue + 0.4 * np.clip(_turn(hue - was.hue), -30, 30))
     else:
-        share = np.clip((light - 0.35) / 0.3, 0, 1) * np.clip(2 - chroma / _GREY, 0, 1)
+        share = np.clip((light - 0.35) / 0.3, 0, 1) * np.clip(2 - chroma / _GREY_CHROMA, 0, 1)
         new_chroma, angle = np.full_like(chroma, colour.chroma), np.deg2rad(colour.hue)
     # Shading is kept, but compressed for new colours near black or white.
     scale = min(colour.lightness, 1 - colour.lightness) / 0.4

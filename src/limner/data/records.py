@@ -34,8 +34,8 @@ FACTS = ("width", "height", "grey", "label", "captioned", "hint")
 (-1 none, -2 not UTF-8), its caption (0 none, 1 present, -1 not UTF-8), and its conditioning image
 (-1 none, 0 colour, 1 grey)."""
 _VERSION = 1  # of the cache format
-_NOWHERE = torch.empty(0, 0, dtype=torch.int64)
-_KEYS_OF = 16  # first records of a shard, whose keys are kept for messages
+_NO_PLACES = torch.empty(0, 0, dtype=torch.int64)
+_RECORDS_WITH_KEYS = 16  # first records of a shard, whose keys are kept for messages
 
 
 class Record(NamedTuple):
@@ -123,7 +123,7 @@ class Index:
             facts.append(rows)
         self._facts = torch.cat(facts)
         self._places = torch.cat(
-            [part["places"] for part in parts if len(part["places"])] or [_NOWHERE]
+            [part["places"] for part in parts if len(part["places"])] or [_NO_PLACES]
         )
         self._names = torch.cat([part["names"] for part in parts]).numpy()
         ends = torch.cat([part["name_lengths"] for part in parts]).long().cumsum(0)
@@ -196,7 +196,7 @@ def survey(shard: Shard) -> dict[str, Tensor]:
     names, places, facts = list[bytes](), list[Place](), list[tuple[int, ...]]()
     broken, labels, keys = Reasons(), dict[str, int](), set[str]()
     for record in shard.records():
-        if len(names) < _KEYS_OF:
+        if len(names) < _RECORDS_WITH_KEYS:
             keys.update(record.keys)
         try:
             if record.fault:
@@ -219,7 +219,7 @@ def survey(shard: Shard) -> dict[str, Tensor]:
     notes = {"digest": content.hexdigest(), "labels": [*labels], "broken": broken}
     return {
         "facts": torch.tensor(facts, dtype=torch.int32).view(-1, len(FACTS)),
-        "places": torch.tensor(places, dtype=torch.int64) if places else _NOWHERE,
+        "places": torch.tensor(places, dtype=torch.int64) if places else _NO_PLACES,
         "names": _bytes(b"".join(names)),
         "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int32),
         "notes": _bytes(json.dumps(notes | {"keys": sorted(keys)}).encode()),

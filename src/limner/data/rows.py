@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.runtime.cache import cache_key
 
-_READ = 64  # rows of an Arrow file read at a time
+_BATCH_ROWS = 64  # rows of an Arrow file read at a time
 
 
 class Columns(NamedTuple):
@@ -85,8 +85,8 @@ class ArrowRows(_Rows):
 
     def records(self) -> Iterator[Record]:
         """Yield the records in order."""
-        for first in range(self.rows.start, self.rows.stop, _READ):
-            rows = slice(first, min(first + _READ, self.rows.stop))
+        for first in range(self.rows.start, self.rows.stop, _BATCH_ROWS):
+            rows = slice(first, min(first + _BATCH_ROWS, self.rows.stop))
             cells = {column: table[rows][column] for column, table in self.tables.items()}
             for i in range(rows.stop - first):
                 row = {column: values[i] for column, values in cells.items()}

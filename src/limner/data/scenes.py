@@ -31,14 +31,14 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Images, ImageSpec
-from limner.contract.layout import COLOURS, NONE, Objects, layout_spec, write_layout
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects, layout_spec, write_layout
 from limner.contract.noise import Noise
 from limner.contract.options import Natural, Share
 from limner.contract.text import text_spec
 from limner.data.captions import caption
 from limner.data.composition import (
-    COLOURED,
-    MOST_THINGS,
+    COLOUR_COUNTS,
+    MAX_THINGS,
     RELATIONS,
     SKILLS,
     STYLE_SHARES,
@@ -54,12 +54,12 @@ from limner.data.hints import hint_spec
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
 from limner.data.sprites import Object, digest, object_numbers, sprite, vocabulary
 
-ENDLESS = 2**40
+ENDLESS_LENGTH = 2**40
 """Default number of pictures."""
-_SIZE = 128
-_NOT_HASHED = ("buckets", "reduction", "hint", "levels_by", "count")  # see `_digest`
-_LISTED = 1000  # pictures in a listing
-REMEMBERED = 4096
+_DEFAULT_SIZE = 128
+_UNHASHED_OPTIONS = ("buckets", "reduction", "hint", "levels_by", "count")  # see `_digest`
+_LISTING_LENGTH = 1000  # pictures in a listing
+CACHED_SCENES = 4096
 """Number of scenes that are cached, for their pictures and captions."""
 
 
@@ -111,7 +111,7 @@ class Scenes(Source):
             return Entry(f"scene {index}", partial(_png, data, number), label, tuple(captions))
 
         labels = (*data.composer.skills, *(("emoji",) if self.emoji else ()))
-        count = min(_LISTED, self.count or _LISTED)
+        count = min(_LISTING_LENGTH, self.count or _LISTING_LENGTH)
         return Listing([entry(index) for index in range(count)], labels)
 
     def open(self, typed: str) -> "ComposedScenes":
@@ -176,7 +176,7 @@ class ComposedScenes(Dataset):
         valid.
         """
         source = self.options
-        options = {k: v for k, v in vars(source).items() if k not in _NOT_HASHED}
+        options = {k: v for k, v in vars(source).items() if k not in _UNHASHED_OPTIONS}
         options |= {"hint": source.hint}
         options |= {"levels_by": "floor"} if self.floors else {}
         options |= {"count": source.count} if source.count else {}
@@ -185,7 +185,7 @@ class ComposedScenes(Dataset):
         return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self.options.count or ENDLESS
+        return self.options.count or ENDLESS_LENGTH
 
     def scene(self, index: int) -> Scene | None:
         """Return the scene of picture `index`; None for a single emoji."""
@@ -205,7 +205,7 @@ class ComposedScenes(Dataset):
             scene = self.composer.draw(self.options.split, rng)
             item = replace(scene, caption=caption(scene, self.objects, rng))
         self._scenes[index] = item
-        if len(self._scenes) > REMEMBERED:
+        if len(self._scenes) > CACHED_SCENES:
             self._scenes.popitem(last=False)
         return item
 
@@ -259,8 +259,8 @@ class ComposedScenes(Dataset):
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
         """Return the objects with positions, see `limner.contract.layout`."""
         n = len(indices)
-        kind, colour = torch.full((2, n, MOST_THINGS), NONE)
-        box = torch.zeros(n, MOST_THINGS, 4)
+        kind, colour = torch.full((2, n, MAX_THINGS), NO_OBJECT)
+        box = torch.zeros(n, MAX_THINGS, 4)
         for row, index in enumerate(indices.tolist()):
             scene = self.scene(index)
             for place, thing in enumerate(scene.things if scene else ()):
@@ -289,10 +289,10 @@ def _side(source: Scenes) -> int:
     Raises:
         LimnerError: pictures are not square or too small, or scenes do not have an option.
     """
-    height, width = source.shape or (_SIZE, _SIZE)
+    height, width = source.shape or (_DEFAULT_SIZE, _DEFAULT_SIZE)
     if height != width or height < 16:
         raise LimnerError(
-            f"scenes are square with sides of at least 16 pixels; give data.size={_SIZE}"
+            f"scenes are square with sides of at least 16 pixels; give data.size={_DEFAULT_SIZE}"
         )
     if source.flip:
         raise LimnerError("scenes have no data.flip, as captions say left and right; leave it out")
@@ -309,7 +309,7 @@ def _composer(source: Scenes, objects: Sequence[Object]) -> Composer:
     styles = dict(STYLE_SHARES) if source.style == "all" else {source.style: 1.0}
     skills = source.shares()
     if source.style == "line" and not source.skills:
-        skills = {name: share for name, share in skills.items() if name not in COLOURED}
+        skills = {name: share for name, share in skills.items() if name not in COLOUR_COUNTS}
     relations = read_shares(source.relations, RELATIONS, "relation", "data.relations")
     return Composer(objects, skills, styles, source.overlap, relations, source.grid)
 
@@ -318,7 +318,7 @@ def _spec(source: Scenes, side: int) -> ImageSpec:
     text = text_spec(source.tokens) if source.text else None
     spec = ImageSpec(source.channels or 3, side, side, source.levels, text=text)
     if source.hint == "objects":
-        return replace(spec, hint=layout_spec([*object_numbers()], MOST_THINGS))
+        return replace(spec, hint=layout_spec([*object_numbers()], MAX_THINGS))
     if source.hint in ("mask", "boxes"):
         return replace(spec, hint=hint_spec(source.hint, spec))
     return spec

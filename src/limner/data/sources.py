@@ -46,14 +46,14 @@ _kinds: dict[str, type[Source]] = {
     "hf": Hub,
 }
 _addresses = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
-_PATHS = ("folder", "zip")
+_PATH_SOURCES = ("folder", "zip")
 PAIRS = {"unpaired": Unpaired, "paired": Paired}
 """Name -> kind of source with two domains."""
 _MIXED = "mixed"
-_TRAINED_ON = {"train", "all"}  # splits
-_SIDES = ("a.", "b.")
+_TRAINING_SPLITS = {"train", "all"}  # splits
+_DOMAIN_PREFIXES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
-NO_OPTIONS = ("address", "held_out_as")
+NON_OPTION_FIELDS = ("address", "held_out_as")
 """Fields of sources that are not options."""
 
 
@@ -153,7 +153,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         all_options,
         kind="data option",
         prefix="data.",
-        skip=NO_OPTIONS,
+        skip=NON_OPTION_FIELDS,
         hint=f"limner options {kind}",
     )
     return source_type(address=address, **values)
@@ -206,7 +206,7 @@ def held_out_options(source: str) -> dict[str, str]:
         return {}
     for letter, source_type in zip(string.ascii_lowercase, source_types(source)):
         splits = typing.get_args(typing.get_type_hints(source_type)["split"])
-        held_out = [split for split in splits if split not in _TRAINED_ON]
+        held_out = [split for split in splits if split not in _TRAINING_SPLITS]
         if not held_out:
             return {}
         options[f"{letter}.split" if kind == _MIXED else "split"] = held_out[0]
@@ -299,7 +299,7 @@ def open_one(source: Source, typed: str, listing: Listing | None = None) -> Data
     Raises:
         LimnerError: see `open_data`.
     """
-    if source.buckets and source.split in _TRAINED_ON:
+    if source.buckets and source.split in _TRAINING_SPLITS:
         data = open_buckets(source, typed, listing)
     else:
         data = decode_pictures(source, typed, listing) if listing else source.open(typed)
@@ -377,7 +377,8 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
     for name in shared:
         if field_sets and not any(name in field_set for field_set in field_sets):
             choices = (
-                f"data.{option}" for option in {*set.union(*field_sets), "weights"} - {*NO_OPTIONS}
+                f"data.{option}"
+                for option in {*set.union(*field_sets), "weights"} - {*NON_OPTION_FIELDS}
             )
             raise unknown("data option", f"data.{name}", choices)
     parts = list[tuple[str, dict[str, Any]]]()
@@ -393,7 +394,7 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
 
 def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the two sources of a pair, each with all its options."""
-    shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
+    shared = {name: value for name, value in options.items() if name[:2] not in _DOMAIN_PREFIXES}
     parts = domains(source, shared)
     return [
         (part, shared | domain | side) for (part, domain), side in zip(parts, _of_sides(options))
@@ -402,14 +403,14 @@ def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, di
 
 def _of_sides(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options of each domain alone."""
-    return [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
+    return [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _DOMAIN_PREFIXES]
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the two sources of a pair, each with the options that select one domain."""
     kind, _, pair = source.partition(":")
     parts = _split(pair)
-    if len(parts) == 1 and parts[0].partition(":")[0] in _PATHS:
+    if len(parts) == 1 and parts[0].partition(":")[0] in _PATH_SOURCES:
         selection = {name: options[name] for name in ("split", "holdout") if name in options}
         folder = find_source(parts[0], {**selection, "holdout": 0.0})
         assert isinstance(folder, Folder)

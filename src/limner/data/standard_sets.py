@@ -47,8 +47,8 @@ from limner.data.pictures import (
 
 MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
-_RECORD = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
-_STACKED = {"train": 128_000, "test": 26_000}  # pictures, the usual numbers
+_RECORD_BYTES = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
+_STACKED_COUNTS = {"train": 128_000, "test": 26_000}  # pictures, the usual numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class StackedMnist(Mnist):
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
         """Return all pictures and class numbers of the split."""
         pixels, digits = super().arrays()
-        streams = Noise.keyed(0, Purpose.STACKING, range(_STACKED[self.split]))
+        streams = Noise.keyed(0, Purpose.STACKING, range(_STACKED_COUNTS[self.split]))
         indices = streams.integers(len(pixels), 3).numpy()
         stacked = pixels[..., 0][indices]  # n c h w, as it is kept
         return stacked.transpose(0, 2, 3, 1), digits[indices] @ np.array([100, 10, 1])
@@ -238,7 +238,7 @@ class Cifar10(NamedSet):
         train = self.split == "train"
         files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
         parts = _members(self.fetch("cifar-10-binary.tar.gz"), files)
-        records = np.frombuffer(parts, np.uint8).reshape(-1, _RECORD)
+        records = np.frombuffer(parts, np.uint8).reshape(-1, _RECORD_BYTES)
         return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
 
 
@@ -264,7 +264,7 @@ def _members(path: Path, files: Sequence[str]) -> bytearray:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                if name in files and member.size == _RECORD * 10_000:
+                if name in files and member.size == _RECORD_BYTES * 10_000:
                     stream = archive.extractfile(member)
                     contents[name] = stream.read() if stream else b""
         return bytearray().join(contents[file] for file in files)

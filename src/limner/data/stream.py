@@ -18,7 +18,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.data.dataset import Dataset, View, check_dataset
 
-_READ = 64  # captions that are checked for known words
+_CHECKED_CAPTIONS = 64  # captions that are checked for known words
 
 
 class Stream:
@@ -69,7 +69,7 @@ class Stream:
         """
         if self._tokenizer is None:
             return
-        indices = torch.arange(min(_READ, len(self.dataset)))
+        indices = torch.arange(min(_CHECKED_CAPTIONS, len(self.dataset)))
         texts = self.dataset.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, indices))
         if texts and any(texts) and not self._tokenizer.encode(texts).any():
             example = next(filter(None, texts))

@@ -35,7 +35,7 @@ from limner.data.sharded import Sharded
 from limner.runtime.cache import cache_key
 
 _TEXT, _CLASS, _JSON, _LABEL = "txt", "cls", "json", "label"
-_NONE = (-1, -1)  # position of a missing part
+_MISSING_PART = (-1, -1)  # position of a missing part
 
 
 class Keys(NamedTuple):
@@ -191,7 +191,7 @@ def _of_json(name: str) -> str:
 
 
 def _spot(member: tarfile.TarInfo | None) -> tuple[int, int]:
-    return (member.offset_data, member.size) if member else _NONE
+    return (member.offset_data, member.size) if member else _MISSING_PART
 
 
 def _text(data: bytes) -> str:

@@ -30,7 +30,7 @@ from limner.diffusion.sampling import Repaints
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
 
-_AMOUNTS = 10  # number of noise levels
+_NOISE_LEVELS = 10  # number of noise levels
 
 
 class Attending(Repaints, Attends):
@@ -64,7 +64,7 @@ class Attending(Repaints, Attends):
         noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
         with evaluation_mode(self), torch.no_grad(), looking(self) as recorder:
             z, _ = self.to_latent(x, None, noise)
-            for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
+            for t in self.schedule.times(_NOISE_LEVELS + 1)[1:-1]:
                 alpha, sigma = map(float, self.schedule(t))
                 self(alpha * z + sigma * noise.normal(*z.shape[1:]).to(z), t, c)
         return recorder.maps(*self.spec.shape[1:])

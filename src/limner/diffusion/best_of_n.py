@@ -57,8 +57,8 @@ from limner.diffusion.sampling import (
 )
 from limner.nn.captioner import Captioner
 
-_READ_BATCHES = 64  # number of batches that are searched for the words in captions
-_APART = 1 << 32  # distance between two candidates' random numbers, in draws
+_SEARCHED_BATCHES = 64  # number of batches that are searched for the words in captions
+_CANDIDATE_STRIDE = 1 << 32  # distance between two candidates' random numbers, in draws
 
 _A = TypeVar("_A")
 
@@ -169,7 +169,7 @@ class BestOfN(Edits, Rewords, Attends):
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Collect the words of captions."""
-        for batch in islice(batches, _READ_BATCHES):
+        for batch in islice(batches, _SEARCHED_BATCHES):
             assert batch.c.text is not None
             self.captioner.learn_tokens(batch.c.text)
 
@@ -242,7 +242,7 @@ class BestOfN(Edits, Rewords, Attends):
                 paint = self._editing_base().edit_frames
             repaint = Edit(best, search.mask, search.strength, search.rounds)
             parts = (repaint,) if j >= search.candidates else ()
-            noise_j = Noise(noise.streams, noise.draws + j * _APART, noise.others)
+            noise_j = Noise(noise.streams, noise.draws + j * _CANDIDATE_STRIDE, noise.others)
             x = torch.empty(0)
             for x in paint(*parts, n, c, noise=noise_j, preview=preview, **base_options):
                 if preview:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec
-from limner.contract.layout import COLOURS, NONE, Objects, is_layout, read_layout
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects, is_layout, read_layout
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural
@@ -42,7 +42,7 @@ from limner.contract.registry import Paper, register
 from limner.nn.attention import Attention
 from limner.nn.text import Encoded, TextEncoder
 
-_SIDES = ("neither", "before", "behind")  # position relative to all other objects
+_SIDE_NAMES = ("neither", "before", "behind")  # position relative to all other objects
 
 
 @register(
@@ -98,8 +98,8 @@ class CaptionReader(Learner):
                 "column": nn.Linear(words, cells),
                 "row": nn.Linear(words, cells),
                 "count": nn.Linear(words, self.most),
-                "across": nn.Linear(words, len(_SIDES)),
-                "down": nn.Linear(words, len(_SIDES)),
+                "across": nn.Linear(words, len(_SIDE_NAMES)),
+                "down": nn.Linear(words, len(_SIDE_NAMES)),
             }
         )
         self.of_colour = nn.Linear(words, self.kinds)
@@ -126,8 +126,8 @@ class CaptionReader(Learner):
     def losses(self, text: Int[Tensor, "b l"], objects: Objects) -> dict[str, Float[Tensor, ""]]:
         """Return cross-entropies in nats, by the name of what is predicted."""
         encoded, kind, colour = self.text(text), objects.kind.clamp(min=0), objects.colour
-        present = objects.kind != NONE
-        coloured = present & (colour != NONE)
+        present = objects.kind != NO_OBJECT
+        coloured = present & (colour != NO_OBJECT)
         centre = (objects.box[..., :2] + objects.box[..., 2:]) / 2
         column, row = (centre * self.cells).long().clamp(0, self.cells - 1).unbind(-1)
         counts = (objects.kind[:, :, None] == objects.kind[:, None, :]).sum(-1)

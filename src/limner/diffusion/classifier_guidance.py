@@ -37,7 +37,7 @@ from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
 
-_BLIND = 1000  # sigma / alpha above which a picture is only noise
+_MAX_NOISE_RATIO = 1000  # sigma / alpha above which a picture is only noise
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Classified(DenoiserWrapper):
         """Return the moved x_hat."""
         x_hat, v = self.denoiser(x_t, t, c)
         alpha, sigma = self.schedule(t)
-        factor = (sigma**2 / alpha).where(alpha >= sigma / _BLIND, 0.0)
+        factor = (sigma**2 / alpha).where(alpha >= sigma / _MAX_NOISE_RATIO, 0.0)
         g = self.gradient(x_t, t, c)
         return Estimate(x_hat + self.scale * per_image(factor, x_t) * g, v)
 
@@ -222,7 +222,7 @@ class Classifier(Repaints):
         # the last ancestral step has no variance, so guidance cannot move it
         times = plan.times[: -2 if is_ancestral else -1]
         alpha, sigma = self.base.schedule(times)
-        if scale and not bool((alpha >= sigma / _BLIND).any()):
+        if scale and not bool((alpha >= sigma / _MAX_NOISE_RATIO).any()):
             raise LimnerError(
                 f"sampler.steps={len(plan.times) - 1}: the classifier would see only noise, and "
                 "the label would change nothing; give sampler.steps=4 or more"

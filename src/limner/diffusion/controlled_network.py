@@ -23,7 +23,7 @@ from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import Encoder, UNet
 
 _HINT_WIDTHS = (16, 32, 96, 256, 256, 256)  # at each halving; the first four are the authors'
-MOST_HALVINGS = len(_HINT_WIDTHS) - 1
+MAX_HALVINGS = len(_HINT_WIDTHS) - 1
 
 
 class HintEncoder(nn.Module):
@@ -153,7 +153,7 @@ def zeros(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-ALWAYS = (-math.inf, math.inf)
+ALL_LABELS = (-math.inf, math.inf)
 
 
 class Settings(NamedTuple):
@@ -165,7 +165,7 @@ class Settings(NamedTuple):
     """
 
     weights: tuple[float, ...]
-    labels: tuple[float, float] = ALWAYS
+    labels: tuple[float, float] = ALL_LABELS
 
 
 class ControlledNetwork(nn.Module):
@@ -196,7 +196,7 @@ class ControlledNetwork(nn.Module):
         features = self.base.encode(x, label, signal)
         low, high = self.settings.labels
         is_active = (label > low) & (label < high)
-        is_always = (low, high) == ALWAYS or torch.compiler.is_exporting()
+        is_always = (low, high) == ALL_LABELS or torch.compiler.is_exporting()
         if is_always or is_active.any():  # any() makes a GPU wait
             width = self.base.conv_in.out_channels
             *hints, present = image.to(x).split([*[width] * len(self.controls), 1], dim=1)

@@ -43,8 +43,8 @@ from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
 from limner.data.hints import BINARY
 from limner.diffusion.controlled_network import (
-    ALWAYS,
-    MOST_HALVINGS,
+    ALL_LABELS,
+    MAX_HALVINGS,
     Control,
     ControlledNetwork,
     Settings,
@@ -53,7 +53,7 @@ from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_n
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Edit, Plan, Scale, WalkOptions
 
-_SUDDEN = 0.15  # rise of adherence between two evaluations that is reported
+_SUDDEN_RISE = 0.15  # rise of adherence between two evaluations that is reported
 Strength = Annotated[float, Field(ge=0, le=2)]
 
 
@@ -115,10 +115,10 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             )
         unit = spec.height * network.patch // self.denoiser.spec.height
         halvings = unit.bit_length() - 1
-        if unit != 2**halvings or halvings > MOST_HALVINGS:
+        if unit != 2**halvings or halvings > MAX_HALVINGS:
             raise LimnerError(
                 f"the base works on patches of {unit} x {unit} pixels, and a hint can only be "
-                f"halved, at most {MOST_HALVINGS} times; give a base with model.patch=2"
+                f"halved, at most {MAX_HALVINGS} times; give a base with model.patch=2"
             )
         self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
         self.formats = formats
@@ -202,7 +202,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             if not name.startswith("evaluate.") or not name.endswith((" F1", " IoU")):
                 continue
             values = [value for row in rows if (value := row.get(name)) is not None]
-            if rows[-1][name] is not None and values[-1] - min(values[-2:]) >= _SUDDEN:
+            if rows[-1][name] is not None and values[-1] - min(values[-2:]) >= _SUDDEN_RISE:
                 metric = name.removeprefix("evaluate.")
                 messages.append(f"hints are followed now: {metric} rose from {values[-2]:.2f} to "
                              f"{values[-1]:.2f} since the last evaluation")  # fmt: skip
@@ -288,7 +288,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     ) -> tuple[float, float]:
         """Return the network's time inputs at the ends of an interval of the steps."""
         if interval is None:
-            return ALWAYS
+            return ALL_LABELS
         start, end = interval
         if not 0 <= start < end <= 1:
             raise LimnerError(
@@ -299,8 +299,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         steps = len(labels) - 1
         first = min(round(start * steps), steps - 1)
         after = max(round(end * steps), first + 1)
-        high = (labels[first - 1] + labels[first]) / 2 if first else ALWAYS[1]
-        low = (labels[after - 1] + labels[after]) / 2 if after < steps else ALWAYS[0]
+        high = (labels[first - 1] + labels[first]) / 2 if first else ALL_LABELS[1]
+        low = (labels[after - 1] + labels[after]) / 2 if after < steps else ALL_LABELS[0]
         return low, high
 
     def with_hint(self, c: Condition) -> Condition:

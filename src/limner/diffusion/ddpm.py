@@ -71,7 +71,7 @@ _BETAS = {
     "log-snr": log_snr_betas,
 }
 Way = Literal["chain", "flow"]
-_TERMS = 100  # default number of steps of the chain in a likelihood
+_LIKELIHOOD_STEPS = 100  # default number of steps of the chain in a likelihood
 
 
 class Bound(NamedTuple):
@@ -222,7 +222,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
         return Estimate(self.combine(out, x_t, t), v)
 
-    def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
+    def likelihood_protocol(self, terms: int = _LIKELIHOOD_STEPS, way: Way = "chain") -> str:
         """Return how many steps of the chain are evaluated, or how the flow is followed."""
         if way == "flow":
             return discrete_protocol(self.spec)
@@ -234,7 +234,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        terms: Count = _TERMS,
+        terms: Count = _LIKELIHOOD_STEPS,
         way: Way = "chain",
     ) -> Likelihood:
         """Return a lower bound of log P(x), from `terms` steps of the chain.

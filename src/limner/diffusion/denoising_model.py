@@ -44,8 +44,8 @@ from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 
 _CODE_STEPS = 50  # between a picture and its code
-_FIXED_POINT = 4  # evaluations for the inverse of one step
-_ENLARGED = 10.0  # largest factor by which one step may enlarge an error of the network
+_INVERSION_EVALUATIONS = 4  # evaluations for the inverse of one step
+_MAX_ERROR_FACTOR = 10.0  # largest factor by which one step may enlarge an error of the network
 
 
 class Example(NamedTuple):
@@ -293,7 +293,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         """
         (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
         k, x_t = sigma_s / sigma_t, x_s
-        for _ in range(_FIXED_POINT):
+        for _ in range(_INVERSION_EVALUATIONS):
             x_hat = self(x_t, t, c).x_hat
             if k > 0.5:
                 x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
@@ -319,7 +319,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
         alpha, sigma = self.schedule(times)
         weight = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
-        is_enlarged = (self.parametrisation(alpha, sigma).out[:-1] * weight).abs() > _ENLARGED
+        is_enlarged = (
+            self.parametrisation(alpha, sigma).out[:-1] * weight
+        ).abs() > _MAX_ERROR_FACTOR
         return times[min(int(is_enlarged.long().cumprod(0).sum()), len(times) - 2) :]
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:

@@ -46,7 +46,7 @@ def _logit_normal(noise: Noise) -> Times:
     return noise.normal(dtype=torch.float64).sigmoid()
 
 
-_TIMES = {"uniform": _uniform, "logit-normal": _logit_normal}
+_TIME_LAWS = {"uniform": _uniform, "logit-normal": _logit_normal}
 
 
 @register(
@@ -103,7 +103,7 @@ class FlowMatching(FlowLikelihood):
 
     def draw_times(self, noise: Noise) -> Times:
         """Draw t in (0, 1)."""
-        return self.path.shift_times(_TIMES[self.time](noise)).clamp_(min=1e-5)
+        return self.path.shift_times(_TIME_LAWS[self.time](noise)).clamp_(min=1e-5)
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """Draw independent noise, or assign it among the batch's pictures with one condition."""

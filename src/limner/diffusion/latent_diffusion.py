@@ -44,7 +44,9 @@ from limner.diffusion.sampling import Plan, Scale, WalkOptions
 _M = TypeVar("_M", bound="LatentDiffusion")
 
 _MEASURED_BATCHES = 16
-_ALIKE = 0.25  # how far mean and deviation of 64 pictures may be from the data's, in deviations
+_MAX_DIFFERENCE = (
+    0.25  # how far mean and deviation of 64 pictures may be from the data's, in deviations
+)
 
 
 @register(
@@ -243,8 +245,10 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
                 and torch.allclose(weight, other_weights[name], rtol=0, atol=0.02)
                 for name, weight in weights.items()
             )
-            and bool(((other.latent_mean - self.latent_mean).abs() <= _ALIKE * deviation).all())
-            and torch.allclose(other.latent_deviation, deviation, rtol=_ALIKE, atol=0)
+            and bool(
+                ((other.latent_mean - self.latent_mean).abs() <= _MAX_DIFFERENCE * deviation).all()
+            )
+            and torch.allclose(other.latent_deviation, deviation, rtol=_MAX_DIFFERENCE, atol=0)
         )
 
     def to_latent(

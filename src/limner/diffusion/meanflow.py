@@ -56,7 +56,7 @@ from limner.nn.unet import PatchOptions
 from limner.nn.weight_average import without_dropout
 
 _MEAN, _DEVIATION = -0.4, 1.0  # of logit t, table 1d
-_LEAST = 1e-3  # c of the adaptive weight
+_WEIGHT_OFFSET = 1e-3  # c of the adaptive weight
 
 
 @register(
@@ -142,7 +142,7 @@ class MeanFlow(DenoisingModel):
             interval = per_image(t - r, v)[rows]
             target = v.index_copy(0, rows, v[rows] - interval * slope)
         error = (u - target).square().flatten(1).mean(1)
-        weight = (error.detach() + _LEAST) ** -self.power
+        weight = (error.detach() + _WEIGHT_OFFSET) ** -self.power
         logs = {
             name: error.detach()[mask].mean()  # NaN where there are none
             for name, mask in (("velocity", ~is_average), ("average", is_average))

@@ -49,7 +49,7 @@ from limner.maths.denoisers import Denoiser, Estimate
 from limner.maths.schedules import Schedule, Times
 from limner.nn.attention import Attention, Weights
 
-_WITHOUT_BLEND = 0.2  # first share of the steps, in which attention does not locate words yet
+_UNBLENDED_SHARE = 0.2  # first share of the steps, in which attention does not locate words yet
 
 
 class PromptToPrompt(Repaints, Rewords):
@@ -198,7 +198,7 @@ class SharedAttention:
             layer_maps = weights.unflatten(1, (1, height // factor, width // factor))
             total = total + F.interpolate(layer_maps, (height, width), mode="bilinear")
         self.attention_sum = total if self.attention_sum is None else self.attention_sum + total
-        if self.progress < _WITHOUT_BLEND:
+        if self.progress < _UNBLENDED_SHARE:
             return x
         first, second = x.chunk(2)
         return torch.cat([first, torch.where(self.changing(), second, first)])

@@ -27,7 +27,7 @@ from limner.maths.schedules import Spacing, Times
 Steps = Annotated[int, Field(ge=1, le=4000)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 PathShift = Annotated[float, Field(gt=0, le=100)]
-_ROUNDS = 4  # default number of an edit with a mask
+_DEFAULT_ROUNDS = 4  # default number of an edit with a mask
 
 
 class Edit(NamedTuple):
@@ -329,7 +329,7 @@ def make_edit(
     check_mask(model.spec, image, mask)
     if not 0 < strength <= 1:
         raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
-    rounds = (1 if mask is None else _ROUNDS) if rounds is None else rounds
+    rounds = (1 if mask is None else _DEFAULT_ROUNDS) if rounds is None else rounds
     if rounds < 1:
         raise LimnerError(f"rounds={rounds}: each step is taken at least once; give rounds=1")
     return Edit(image.to(model.device, torch.float32), mask, strength, rounds)

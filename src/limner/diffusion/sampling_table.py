@@ -26,7 +26,7 @@ from limner.maths.denoisers import DenoiserWrapper, Estimate, Guided
 from limner.maths.samplers.ancestral import Ancestral, GuidedAncestral
 from limner.maths.schedules import Schedule, Times
 
-_MOST_STEPS = 100
+_MAX_STEPS = 100
 
 
 class Row(NamedTuple):
@@ -116,9 +116,9 @@ def sampling_table(plan: Plan, variance: Tensor | None = None) -> list[Row]:
             "the network predicts the variance of each step, which a table cannot contain; give "
             "sampler.sampler=ddim"
         )
-    if steps > _MOST_STEPS:
+    if steps > _MAX_STEPS:
         raise LimnerError(
-            f"{steps} steps are too many for a table; give sampler.steps of at most {_MOST_STEPS}"
+            f"{steps} steps are too many for a table; give sampler.steps of at most {_MAX_STEPS}"
         )
     units = _Units(8 * steps + 8)
     recorder = _RecordingDenoiser(plan.D.schedule, units, variance if needs_variance else None)

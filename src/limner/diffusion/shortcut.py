@@ -51,7 +51,7 @@ from limner.nn.unet import PatchOptions
 from limner.nn.weight_average import WeightAverage
 
 _HALVINGS = 7  # of the longest step; the shortest is 1/128
-_MOST = 2**_HALVINGS
+_MAX_STEPS = 2**_HALVINGS
 
 
 @register(
@@ -154,7 +154,7 @@ class Shortcut(DenoisingModel):
         Where d / 2 is shorter than the shortest step, these steps use the guided velocity.
         """
         half = d / 2
-        length = torch.where(half < 1 / _MOST, 0.0, half)
+        length = torch.where(half < 1 / _MAX_STEPS, 0.0, half)
         s_1 = self._guided_velocity(x_t, t, length, c)
         s_2 = self._guided_velocity(x_t - per_image(half, x_t) * s_1, t - half, length, c)
         return (s_1 + s_2) / 2
@@ -180,10 +180,10 @@ class Shortcut(DenoisingModel):
         if options.get("guide") is not None:
             raise LimnerError("sampler.guide needs a sampler; type sampler.sampler=heun")
         steps = options.pop("steps", None) or self.default_steps
-        if steps > _MOST:
+        if steps > _MAX_STEPS:
             raise LimnerError(
-                f"steps={steps}: a shortcut model was trained for 1 to {_MOST} steps; for more, "
-                "name a sampler, as in sampler.sampler=euler"
+                f"steps={steps}: a shortcut model was trained for 1 to {_MAX_STEPS} steps; for more"
+                ", name a sampler, as in sampler.sampler=euler"
             )
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0

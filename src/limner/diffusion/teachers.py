@@ -12,7 +12,7 @@ from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRankCopy
 from limner.nn.span_unet import SpanUNet
 
-_STRETCHED = 100  # largest factor between a network's error and that of x_hat
+_MAX_ERROR_FACTOR = 100  # largest factor between a network's error and that of x_hat
 
 
 def checked_teacher(
@@ -78,7 +78,7 @@ def check_first_time(model: DenoisingModel, t: Times) -> None:
         LimnerError: the model is one, such as a model that predicts noise.
     """
     out = float(model.parametrisation(*model.schedule(t)).out.detach().abs())
-    if not out <= _STRETCHED:
+    if not out <= _MAX_ERROR_FACTOR:
         raise LimnerError(
             "the teacher predicts noise where almost nothing of a picture is left, and no step "
             "can be learnt from that; distil a teacher with model.prediction=v or x"

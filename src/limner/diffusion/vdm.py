@@ -41,8 +41,8 @@ from limner.maths.denoisers import Parametrisation, epsilon, per_image
 from limner.maths.schedules import LogSNR, Times
 from limner.nn.unet import PatchOptions, UNet
 
-_TERMS = 8  # number of times at which a likelihood evaluates each picture
-_REACH = 16  # deviations of z_0; it cannot come from levels that are farther away
+_LIKELIHOOD_TIMES = 8  # number of times at which a likelihood evaluates each picture
+_MAX_DEVIATIONS = 16  # deviations of z_0; it cannot come from levels that are farther away
 
 
 class Way(nn.Module):
@@ -236,7 +236,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         eps = noise.normal(*self.spec.shape, dtype=torch.float64)
         deviation = (self.bounds[0] / 2).exp().to(eps.device)  # of z_0 / alpha_0
         step = 2 / (levels - 1)
-        reach = math.ceil(min(levels - 1, _REACH * float(deviation.detach()) / step))
+        reach = math.ceil(min(levels - 1, _MAX_DEVIATIONS * float(deviation.detach()) / step))
         j = torch.arange(-reach, reach + 1, device=eps.device)
         k = to_levels(x.float(), levels)[..., None] + j
         u = j.double() * step / deviation
@@ -245,7 +245,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         )
         return log_ratio.logsumexp(-1).flatten(1).sum(1)
 
-    def likelihood_protocol(self, terms: int = _TERMS) -> str:
+    def likelihood_protocol(self, terms: int = _LIKELIHOOD_TIMES) -> str:
         """Return how often each picture is evaluated."""
         return f"continuous time, {terms} times each"
 
@@ -256,7 +256,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        terms: Count = _TERMS,
+        terms: Count = _LIKELIHOOD_TIMES,
     ) -> Likelihood:
         """Return a lower bound of log P(x), from `terms` times spread evenly over [0, 1].
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from limner.evaluate.webpage import text
 
 _WIDTH, _ROW, _LINE, _MARGIN = 320, 30, 13, 10  # units of the drawing, about a pixel each
-_NAME = 44  # letters of a name that fit in a row
+_MAX_NAME_LETTERS = 44  # letters of a name that fit in a row
 _LOG_FROM = 30  # a range of positive values wider than this factor is drawn on a logarithmic axis
 
 
@@ -92,7 +92,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         name_y = max(y, name_y + _LINE)
         is_left = x > _WIDTH / 2
         position = f'x="{x - 9 if is_left else x + 9:.1f}" y="{name_y + 4:.1f}"'
-        name = text(_short(p.name, _NAME // 2))
+        name = text(_short(p.name, _MAX_NAME_LETTERS // 2))
         parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(f'<text class="{"end" if is_left else ""}" {position}>{name}</text>')
     return _drawing(_WIDTH, height, parts, f"{y_name} against {x_name}")
@@ -154,6 +154,6 @@ def _number(value: float) -> str:
     return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
 
 
-def _short(name: str, letters: int = _NAME) -> str:
+def _short(name: str, letters: int = _MAX_NAME_LETTERS) -> str:
     """Shorten a name to its end, which distinguishes runs."""
     return name if len(name) <= letters else f"…{name[1 - letters :]}"

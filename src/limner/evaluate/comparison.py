@@ -32,7 +32,12 @@ from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
-from limner.evaluate.preparation import PICTURES, EvaluationOptions, setting_of, with_extractor
+from limner.evaluate.preparation import (
+    DEFAULT_PICTURES,
+    EvaluationOptions,
+    setting_of,
+    with_extractor,
+)
 from limner.evaluate.report import DataUsed, Report, append_report, read_reports
 from limner.evaluate.subject import (
     Candidate,
@@ -46,9 +51,9 @@ from limner.runtime.cache import cache_folder, cache_key, keep_tensors, load_kep
 from limner.runtime.log import read_log
 from limner.runtime.progress import say
 
-SHOWN = 32
+MAX_SHOWN = 32
 """The number of pictures of each subject on the page."""
-PAIRED = 8
+MAX_PAIRED = 8
 """The number of these pictures that are shown with their nearest training picture."""
 
 
@@ -100,7 +105,7 @@ def compare(
         if option not in options:
             raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in options])
     reference = _reference(headers, against, data or {})
-    n = min(PICTURES, len(reference.real)) if n is None else n
+    n = min(DEFAULT_PICTURES, len(reference.real)) if n is None else n
     for name in metrics or ():
         check_name(name)
     place = processes.device(device)
@@ -120,7 +125,7 @@ def compare(
     return Comparison(
         against=next(result.report.against for result in results if result.report),
         subjects=tuple(results),
-        real=reference.real.pictures(torch.arange(min(SHOWN, len(reference.real)))),
+        real=reference.real.pictures(torch.arange(min(MAX_SHOWN, len(reference.real)))),
         n=max(result.report.n for result in results if result.report),
         seed=seed,
         sampler=dict(sampler or {}),
@@ -248,14 +253,14 @@ class _Judge:
 
     def sheets(self, report: Report, pictures: PictureSet) -> tuple[Pixels, Pairs | None]:
         """Return the first pictures, and pairs of a picture and its nearest training picture."""
-        n, training = min(SHOWN, len(pictures)), self.reference.training
-        name = cache_key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
+        n, training = min(MAX_SHOWN, len(pictures)), self.reference.training
+        name = cache_key(pictures.fingerprint, n, MAX_PAIRED, training and training.fingerprint)
         path = cache_folder() / "sheets" / f"{name}.safetensors"
         sheets = load_kept(path)
         if sheets is None:
             samples = report.pictures.get("samples")
             samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]
-            sheets = {"samples": samples} | self.pair_with_nearest(samples[:PAIRED])
+            sheets = {"samples": samples} | self.pair_with_nearest(samples[:MAX_PAIRED])
             with contextlib.suppress(LimnerError):
                 keep_tensors(path, sheets)
         return sheets["samples"], sheets.get("pairs")

@@ -25,7 +25,7 @@ from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting, numbers_of, sheets_of
 from limner.evaluate.passes import DigestObserver, Seen, Share
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
-from limner.evaluate.preparation import SAMPLES, EvaluationOptions, prepare
+from limner.evaluate.preparation import SHEET_PICTURES, EvaluationOptions, prepare
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append_report
 from limner.evaluate.subject import Reference
 from limner.runtime import processes
@@ -33,7 +33,7 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
 from limner.runtime.ray_workers import run_by_ray
 
-_SHARES = 4  # shares of the work for each worker
+_SHARES_PER_WORKER = 4  # shares of the work for each worker
 
 
 def evaluate(
@@ -111,7 +111,7 @@ def evaluate(
         extractors = {m.extractor.name: m.extractor for m in needs if m.extractor}
         remarks = [*_remarks(setting, extractors), *_repetitions(seen, pictures, digests)]
         numbers, sheets, failures = _measure(seen, [*needs], strict=metrics is not None)
-        samples = range(min(SAMPLES, len(pictures)))
+        samples = range(min(SHEET_PICTURES, len(pictures)))
         return Report(
             subject=_subject(setting),
             against=_data_used(reference.real, reference.options),
@@ -171,7 +171,7 @@ def _observe_by_ray(
     """
     if not seen.count_waiting():
         return
-    shares = workers * _SHARES
+    shares = workers * _SHARES_PER_WORKER
     with painting_progress(shares, "judging", quiet) as advance:
         for _ in run_by_ray(
             _ShareWorker,

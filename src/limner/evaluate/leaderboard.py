@@ -24,7 +24,7 @@ from torch import Tensor
 import limner
 from limner.evaluate.metric import metrics
 from limner.evaluate.metrics.statistics import student_quantile
-from limner.evaluate.passes import BLOCK
+from limner.evaluate.passes import BLOCK_PICTURES
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
 from limner.evaluate.tables import align_columns, escape_markdown, markdown
@@ -32,7 +32,7 @@ from limner.evaluate.tables import align_columns, escape_markdown, markdown
 FORMAT = 1
 Pairs = UInt8[Tensor, "p c h w"]
 """Pictures, each followed by the training picture nearest to it."""
-MARK = "★"
+BEST_MARK = "★"
 """The mark after the best value."""
 
 
@@ -188,7 +188,7 @@ class Comparison:
             row = [column.name + (f" ({column.extractor})" if column.extractor else "")]
             for line in lines:
                 x = line.numbers.get((column.metric, column.name))
-                mark = f" {MARK}" if best is not None and line.subject is best else ""
+                mark = f" {BEST_MARK}" if best is not None and line.subject is best else ""
                 n = f", n {x.n:,}" if x and x.n != self.n else ""
                 row.append(x.text() + n + mark if x else "")
             rows.append(tuple(row))
@@ -202,8 +202,8 @@ class Comparison:
         ]
         if len(self.successes) > 1:
             lines.append(
-                f"{MARK} the best: its 95 % interval does not overlap with any other, and all have "
-                "equally many pictures"
+                f"{BEST_MARK} the best: its 95 % interval does not overlap with any other, and all "
+                "have equally many pictures"
             )
             for reason, names in self.unmarked_columns().items():
                 lines.append(f"no best value is marked in {', '.join(names)}: {reason}")
@@ -216,7 +216,7 @@ class Comparison:
         devices = sorted({report.device for _, report in self.successes if report.device})
         if any(report.painting_seconds for _, report in self.successes):
             lines.append(
-                f"time a picture: painted in blocks of {BLOCK}, on {' and '.join(devices)}"
+                f"time a picture: painted in blocks of {BLOCK_PICTURES}, on {' and '.join(devices)}"
             )
         remarks: dict[str, list[str]] = {}
         for subject, report in self.successes:

@@ -14,8 +14,8 @@ from limner.contract.errors import writing
 from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter
 from limner.evaluate.leaderboard import (
+    BEST_MARK,
     FACTS,
-    MARK,
     Column,
     ComparedSubject,
     Comparison,
@@ -28,8 +28,8 @@ from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import Number
 from limner.evaluate.webpage import document, picture, text
 
-_COLUMNS = 8  # of a sheet
-_SIDE = 96  # pixels: small pictures are enlarged to about this side, and large ones reduced
+_SHEET_COLUMNS = 8  # of a sheet
+_DISPLAY_SIDE = 96  # pixels: small pictures are enlarged to about this side, and large ones reduced
 _COSTS = {
     "time a picture": ("seconds a picture", 1),
     "parameters": ("million parameters", 1e6),
@@ -160,7 +160,7 @@ def _cell(x: Number | None, column: Column, is_best: bool, n: int) -> str:
     details = details.removeprefix(", ")
     css = ' class="best"' if is_best else ""
     small = f"<small>{text(details)}</small>" if details else ""
-    mark = f'<span aria-label="best"> {MARK}</span>' if is_best else ""
+    mark = f'<span aria-label="best"> {BEST_MARK}</span>' if is_best else ""
     return (
         f'<td data-value="{_sortable(x.value)}" title="{text(title)}"{css}>{text(value)}{mark}'
         f"{small}</td>"
@@ -264,9 +264,9 @@ def _nearest_pictures(comparison: Comparison) -> str:
     return f"<h2>Nearest training pictures</h2><p>{paragraph}</p>{cards}"
 
 
-def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
+def _figure(name: str, sheet: Pixels, alt: str, columns: int = _SHEET_COLUMNS) -> str:
     side = max(sheet.shape[-2:])
-    scale, smaller = max(1, _SIDE // side), max(1, side // _SIDE)
+    scale, smaller = max(1, _DISPLAY_SIDE // side), max(1, side // _DISPLAY_SIDE)
     sheet = avg_pool2d(sheet.float(), smaller).round().to(torch.uint8)
     image = picture(png.grid(sheet, columns, scale=scale, gap=4), alt)
     return f"<figure>{image}<figcaption>{text(name)}</figcaption></figure>"

@@ -26,11 +26,11 @@ from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, P
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, cache_key, discard_folder, keep_tensors, load_kept
 
-BLOCK = 64
+BLOCK_PICTURES = 64
 """The number of pictures in a block; the last one may have fewer."""
-MOST_FEATURES = 10_000
+MAX_FEATURES = 10_000
 """The largest number of feature rows that are kept, for metrics that compare all pairs."""
-MOST_LOGITS = 50_000
+MAX_LOGITS = 50_000
 """The largest number of rows of logits that are kept."""
 Columns = dict[str, Tensor]
 """Named tensors with a row for each picture."""
@@ -135,7 +135,7 @@ class FeatureObserver(Observer):
         rows: dict[str, list[Tensor]] = {}
         for block in blocks:
             moments = moments.update(block["features"])
-            for name, limit in (("features", MOST_FEATURES), ("logits", MOST_LOGITS)):
+            for name, limit in (("features", MAX_FEATURES), ("logits", MAX_LOGITS)):
                 count = sum(map(len, rows.get(name, ())))
                 if name in block and count < limit:
                     rows.setdefault(name, []).append(block[name][: limit - count])
@@ -159,7 +159,7 @@ class _Blocks:
     @property
     def blocks(self) -> int:
         """The number of blocks."""
-        return -(-len(self.pictures) // BLOCK)
+        return -(-len(self.pictures) // BLOCK_PICTURES)
 
     def count_waiting(self, share: Share) -> int:
         """Count the pictures of a share that are left."""
@@ -201,7 +201,9 @@ class _Blocks:
         picture_numbers = list(numbers)
         if not isinstance(self.pictures, PaintedPictures):
             return self.pictures.pictures(torch.tensor(picture_numbers))
-        return torch.stack([self._pixels(n // BLOCK)[n % BLOCK] for n in picture_numbers])
+        return torch.stack(
+            [self._pixels(n // BLOCK_PICTURES)[n % BLOCK_PICTURES] for n in picture_numbers]
+        )
 
     def seconds(self) -> float:
         """Return the seconds that painting took, over all processes."""
@@ -217,14 +219,16 @@ class _Blocks:
         discard_folder(self.folder)
 
     def _numbers(self, block: int) -> Int[Tensor, "b"]:
-        return torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.pictures)))
+        return torch.arange(
+            block * BLOCK_PICTURES, min((block + 1) * BLOCK_PICTURES, len(self.pictures))
+        )
 
     def _blocks_of(self, share: Share) -> range:
         return range(share.number, self.blocks, share.of)
 
     def _observed_blocks(self, observer: Observer) -> range:
         most = len(self.pictures) if observer.most is None else observer.most
-        return range(min(self.blocks, -(-most // BLOCK)))
+        return range(min(self.blocks, -(-most // BLOCK_PICTURES)))
 
     def _has_records(self, observer: Observer) -> bool:
         """Return whether an observer's records are known from an earlier call or evaluation."""

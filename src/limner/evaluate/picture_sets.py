@@ -31,9 +31,9 @@ from limner.runtime.cache import cache_key
 
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
-_ORDER = 0  # the seed of the order of real pictures
-_MOST_OF_ENDLESS = 10_000  # pictures that are used of endless data
-_COLOUR_REFERENCE = 100  # real pictures that define the colours for histogram matching
+_ORDER_SEED = 0  # the seed of the order of real pictures
+_MAX_ENDLESS_PICTURES = 10_000  # pictures that are used of endless data
+_COLOUR_PICTURES = 100  # real pictures that define the colours for histogram matching
 
 
 _P = TypeVar("_P", bound="PictureSet")
@@ -105,10 +105,10 @@ class RealPictures(PictureSet):
         self.dataset = dataset
         self.spec = dataset.spec
         self.name = name or dataset.source or "the data"
-        total = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
-        self._order = torch.arange(total) if dataset.endless else random_order(total, _ORDER)
+        total = _MAX_ENDLESS_PICTURES if dataset.endless else len(dataset)
+        self._order = torch.arange(total) if dataset.endless else random_order(total, _ORDER_SEED)
         self._n = total if n is None else min(n, total)
-        self.fingerprint = cache_key("real", dataset.digest or _digest(dataset), _ORDER)
+        self.fingerprint = cache_key("real", dataset.digest or _digest(dataset), _ORDER_SEED)
 
     def indices(self, numbers: Numbers) -> Numbers:
         """Return the indices in the data set; numbers beyond the end start again at the first."""
@@ -121,7 +121,7 @@ class RealPictures(PictureSet):
     def images(self, numbers: Numbers) -> Images:
         """Return the same pictures in [-1, 1]."""
         indices = self.indices(numbers)
-        return self.dataset.images(indices, Noise.keyed(_ORDER, Purpose.BINARISE, indices))
+        return self.dataset.images(indices, Noise.keyed(_ORDER_SEED, Purpose.BINARISE, indices))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ class RealPictures(PictureSet):
 
         Numbers beyond the end, which repeat pictures, get other captions.
         """
-        streams = Noise.keyed(_ORDER, Purpose.REFERENCE_CAPTION, numbers)
+        streams = Noise.keyed(_ORDER_SEED, Purpose.REFERENCE_CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), streams)
 
     def groups(self, numbers: Numbers) -> Numbers | None:
@@ -153,7 +153,9 @@ class RealPictures(PictureSet):
         return Condition(
             label=self.labels(numbers) if has_labels else None,
             text=Tokenizer(spec.text).encode(captions) if spec.text and captions else None,
-            image=self.dataset.hints(self.indices(numbers), numbers, _ORDER) if spec.hint else None,
+            image=self.dataset.hints(self.indices(numbers), numbers, _ORDER_SEED)
+            if spec.hint
+            else None,
         )
 
     def title(self, number: int) -> str:
@@ -304,7 +306,7 @@ class SourcePictures(PictureSet):
     def _match_colours(self, pixels: Pixels) -> np.ndarray:
         from skimage.exposure import match_histograms  # pyright: ignore
 
-        real = self.real.pictures(torch.arange(min(_COLOUR_REFERENCE, len(self.real))))
+        real = self.real.pictures(torch.arange(min(_COLOUR_PICTURES, len(self.real))))
         reference = real.permute(0, 2, 3, 1).flatten(0, 1).numpy()
         images = pixels.permute(0, 2, 3, 1).numpy()
         matched = [match_histograms(image, reference, channel_axis=-1) for image in images]

@@ -27,9 +27,9 @@ from limner.evaluate.subject import (
     open_subject,
 )
 
-PICTURES = 1000
+DEFAULT_PICTURES = 1000
 """The largest number of pictures that a model paints by default."""
-SAMPLES = 64
+SHEET_PICTURES = 64
 """The number of pictures on the sheet of samples."""
 
 
@@ -112,7 +112,7 @@ def prepare(
         )
     pictures, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
-        pictures = pictures.first(SAMPLES)
+        pictures = pictures.first(SHEET_PICTURES)
     seen = Seen([(pictures, digests), *(pair for pairs in needs.values() for pair in pairs)])
     return Preparation(setting, needs, left_out, pictures, digests, seen)
 
@@ -134,7 +134,7 @@ def setting_of(
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
     check_varied(reference.real)
     if opened.model:
-        n = n or min(PICTURES, len(reference.real))
+        n = n or min(DEFAULT_PICTURES, len(reference.real))
         check_alike(opened.name, opened.model.spec, reference.real, paints=True)
         defaults = usual_options(opened.model, opened.recipe, opened.name)
         subject = PaintedPictures(

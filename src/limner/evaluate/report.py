@@ -39,7 +39,7 @@ REPORT_FILE = "report.jsonl"
 """The file of reports in a run's folder, one report per line."""
 SUBJECT = "subject"
 FORMAT = 1
-_SHOWN_SIDE = 64  # small pictures are enlarged to about this on a sheet
+_DISPLAY_SIDE = 64  # small pictures are enlarged to about this on a sheet
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Report:
         """Return a table for the terminal, followed by the footnotes."""
         rows = [_HEADINGS]
         for *cells, comparisons in self._rows():
-            first, *others = comparisons.split(_BREAK)
+            first, *others = comparisons.split(_SEPARATOR)
             rows += [(*cells, first), *(("",) * len(cells) + (other,) for other in others)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
         lines = [self._title(), ""]
@@ -268,7 +268,7 @@ class Report:
             write_durably(paths[0], f"{document}\n".encode())
             write_durably(paths[1], self.markdown().encode())
             for name, sheet in self.pictures.items():
-                scale = max(1, _SHOWN_SIDE // max(sheet.shape[-2:]))
+                scale = max(1, _DISPLAY_SIDE // max(sheet.shape[-2:]))
                 path = folder / f"{name}.png"
                 png.save_png(png.grid(sheet, 8, scale=scale), path, {"sheet": name})
                 paths.append(path)
@@ -292,7 +292,7 @@ class Report:
                 if (other.metric, other.name) == (x.metric, x.name) and other is not x
             ]
             n = f"{x.n:,}" + (f" / {x.m:,}" if x.m else "")
-            rows.append((x.name, x.text(), n, x.extractor, _BREAK.join(comparisons)))
+            rows.append((x.name, x.text(), n, x.extractor, _SEPARATOR.join(comparisons)))
         return rows
 
     def _footnotes(self) -> list[str]:
@@ -321,7 +321,7 @@ class Report:
         return [*lines, f"{self.date}, {versions}, {self.device}; {duration}"]
 
 
-_BREAK = "; "
+_SEPARATOR = "; "
 _HEADINGS = ("metric", "value", "n / against", "extractor", "compare with")
 
 

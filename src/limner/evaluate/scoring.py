@@ -43,9 +43,9 @@ from limner.runtime import processes
 from limner.runtime.cache import cache_folder, cache_key, keep_tensors, load_kept
 from limner.runtime.progress import painting_progress, say
 
-PICTURES = 1000
+DEFAULT_PICTURES = 1000
 """The default number of real pictures that are scored."""
-_ALONE = -1  # the number of a picture that is not one of the data set
+_NO_NUMBER = -1  # the number of a picture that is not one of the data set
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def score(
     images: Sequence[Path | str],
     *,
     against: str | None = None,
-    n: int = PICTURES,
+    n: int = DEFAULT_PICTURES,
     data: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Scores:
@@ -161,7 +161,7 @@ def score(
         raise LimnerError("; ".join(failed.values()) or "name the pictures to score")
     real, kind = scorer.reference()
     for name, x, changed in pixels:
-        nats = float(scorer.log_p(x, [_ALONE]).nats)
+        nats = float(scorer.log_p(x, [_NO_NUMBER]).nats)
         bits = -nats / (scorer.model.spec.dimensions * math.log(2))
         pictures.append(PictureScore(name, bits, typicality(nats, real), changed))
     return Scores(
@@ -301,7 +301,7 @@ class Scorer:
         if channels == 1 and not is_grey(head.mode):
             changes.append("in grey")
         dataset = _SinglePicture(pixels, self.real.dataset)
-        x = dataset.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
+        x = dataset.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_NO_NUMBER]))
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""

@@ -32,16 +32,16 @@ from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
 from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.passes import BLOCK
+from limner.evaluate.passes import BLOCK_PICTURES
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.scoring import Scorer
 from limner.evaluate.tables import align_columns
 from limner.evaluate.typicality import UNREASONABLE, auroc, oddness, p_values
 from limner.runtime.progress import painting_progress
 
-SURE = 0.9
+CONFIDENT_PROBABILITY = 0.9
 """A classifier counts as sure if its largest probability is at least this."""
-_FEWEST = 20
+_MIN_PICTURES = 20
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ class SelfTest:
             f"refused: called far too unlikely or far too likely (p <= {UNREASONABLE:g})",
         ]
         if self.classifier:
-            lines.append(f"sure: the largest class probability is at least {SURE:g}")
+            lines.append(
+                f"sure: the largest class probability is at least {CONFIDENT_PROBABILITY:g}"
+            )
         return "\n".join([*lines, *(f"remark: {line}" for line in self.remarks)])
 
 
@@ -135,9 +137,9 @@ def self_test(
     """
     remarks = list(scorer.remarks)
     n, real = len(scorer.real) // 2, scorer.real
-    if n < _FEWEST:
+    if n < _MIN_PICTURES:
         raise LimnerError(
-            f"a self-test needs at least {2 * _FEWEST} real pictures, not {len(real)} of "
+            f"a self-test needs at least {2 * _MIN_PICTURES} real pictures, not {len(real)} of "
             f"{real.name}; give a larger -n, or --against a source with more pictures"
         )
     judge: Extractor | None = None
@@ -215,7 +217,7 @@ def _scores(
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
     kind: Kind = "exact"
-    for numbers in torch.arange(first, first + len(x)).split(BLOCK):
+    for numbers in torch.arange(first, first + len(x)).split(BLOCK_PICTURES):
         images = x[numbers - first]
         log_p, kind, _ = scorer.log_p(images, numbers)
         nats.append(log_p)
@@ -237,7 +239,11 @@ def _oddity(
         areas["untypical"] = auroc(oddness(odd.nats, reference), oddness(real.nats, reference))
     if real is not None and real.certainty is not None and odd.certainty is not None:
         areas["doubt"] = auroc(-odd.certainty, -real.certainty)
-    sure = None if odd.certainty is None else float((odd.certainty >= SURE).double().mean())
+    sure = (
+        None
+        if odd.certainty is None
+        else float((odd.certainty >= CONFIDENT_PROBABILITY).double().mean())
+    )
     refused = float((p_values(odd.nats, reference) <= UNREASONABLE).double().mean())
     return Oddity(kind, float(odd.nats.mean()), refused, sure=sure, **areas)
 

@@ -19,13 +19,15 @@ from limner.data import Dataset, open_data
 from limner.data.sources import has_address, source_types, splits_of
 from limner.evaluate.picture_sets import RealPictures
 
-_LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
+_APPEARANCE_OPTIONS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
-_LARGEST_REFERENCE = 50_000
-_TRAINING_NUMBERS = 2**28  # most values of training pictures, if there are more than 50,000 of them
-_PART = 64  # pictures that are read at a time
-_OF_TRAINING = ("source", "split", "flip", "buckets")
-_OF_TRAINING += ("label",)  # a judge may know classes that the model is not given
+_MAX_REFERENCE = 50_000
+_MAX_TRAINING_VALUES = (
+    2**28
+)  # most values of training pictures, if there are more than 50,000 of them
+_BATCH_PICTURES = 64  # pictures that are read at a time
+_TRAINING_OPTIONS = ("source", "split", "flip", "buckets")
+_TRAINING_OPTIONS += ("label",)  # a judge may know classes that the model is not given
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _digest_of_weights(model: GenerativeModel) -> str:
 
 def _open_pictures(name: str, source: str, looks: Mapping[str, Any]) -> Candidate:
     """Open pictures, with their classes and captions if these can be read."""
-    options = {key: value for key, value in looks.items() if key in _LOOKS}
+    options = {key: value for key, value in looks.items() if key in _APPEARANCE_OPTIONS}
     try:
         data = open_data(source, split=_ALL, **options)
     except LimnerError:  # without labels and captions, any other error is raised again
@@ -175,7 +177,7 @@ def open_reference(
     if isinstance(against, Reference):
         return against
     if isinstance(against, Dataset):
-        real = RealPictures(against, _LARGEST_REFERENCE)
+        real = RealPictures(against, _MAX_REFERENCE)
         if training is not None:
             return Reference(real, RealPictures(training), real)
         training_set = _training_pictures(real) if against.training else None
@@ -192,7 +194,7 @@ def open_reference(
     options: dict[str, Any] = {}
     is_same = _domains(defaults.get("source", "")) == _domains(source)
     if is_same:
-        options |= {k: v for k, v in defaults.items() if k not in _OF_TRAINING}
+        options |= {k: v for k, v in defaults.items() if k not in _TRAINING_OPTIONS}
     options |= asked
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
@@ -255,7 +257,7 @@ def _open_split(source: str, options: Mapping[str, Any], split: str) -> RealPict
 def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
     default = _TRAIN if dataset.training and "split=" not in source else ""
     name = f"{source} {options.get('split') or default}".strip()
-    return RealPictures(dataset, _LARGEST_REFERENCE, name)
+    return RealPictures(dataset, _MAX_REFERENCE, name)
 
 
 def _training_pictures(real: RealPictures) -> RealPictures:
@@ -263,7 +265,7 @@ def _training_pictures(real: RealPictures) -> RealPictures:
 
     Of many large pictures, return as many as memory allows.
     """
-    limit = max(_LARGEST_REFERENCE, _TRAINING_NUMBERS // real.spec.dimensions)
+    limit = max(_MAX_REFERENCE, _MAX_TRAINING_VALUES // real.spec.dimensions)
     return RealPictures(real.dataset, limit, real.name)
 
 
@@ -274,7 +276,7 @@ def check_varied(real: RealPictures) -> None:
         LimnerError: all are the same picture.
     """
     first = real.pictures(torch.arange(1))
-    others = torch.arange(1, len(real)).split(_PART)
+    others = torch.arange(1, len(real)).split(_BATCH_PICTURES)
     if len(real) > 1 and all(bool((real.pictures(numbers) == first).all()) for numbers in others):
         raise LimnerError(
             f"all {len(real):,} pictures of {real.name} are the same, so nothing can be judged by "

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 
 Row = Sequence[str]
-_MARKS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?=[(\[])")
+_MARKDOWN_CHARACTERS = re.compile(
+    r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?=[(\[])"
+)
 """Characters that are Markdown syntax: of a cell, a tag, emphasis, code, or a link."""
 
 
@@ -20,7 +22,7 @@ def escape_markdown(words: str) -> str:
     >>> print(escape_markdown("runs/<b>|*x*, <= 3"))
     runs/\\<b>\\|\\*x\\*, <= 3
     """
-    return _MARKS.sub(r"\\\g<0>", words)
+    return _MARKDOWN_CHARACTERS.sub(r"\\\g<0>", words)
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from limner.contract.noise import Noise
 
 _ACCEPTED, _TUNING_RATE, _FIRST_STEP = 0.574, 0.1, 0.1
-_EDGE = 1e-5  # least distance of y from 0 and 1
+_MIN_EDGE_DISTANCE = 1e-5  # least distance of y from 0 and 1
 
 
 def langevin(
@@ -53,7 +53,7 @@ def langevin(
     def drift(slope: Tensor, e: Tensor) -> Tensor:
         return (e**2 / 2).view(-1, 1, 1, 1) * slope
 
-    h = y.clamp(_EDGE, 1 - _EDGE).logit()
+    h = y.clamp(_MIN_EDGE_DISTANCE, 1 - _MIN_EDGE_DISTANCE).logit()
     e = torch.full((len(y),), _FIRST_STEP, dtype=y.dtype, device=y.device)
     picture, value, slope = evaluate(h)
     for step in range(steps):

@@ -37,7 +37,7 @@ from limner.nn.condition import Conditioner, Signal
 
 Shape = tuple[int, int, int]
 Dequantised = Literal["uniform", "variational"]
-_DEQUANTISING = 4, 32  # couplings of the dequantising flow, and features of their networks
+_DEQUANTISATION_SIZES = 4, 32  # couplings of the dequantising flow, and features of their networks
 
 
 class CouplingNetwork(nn.Module):
@@ -253,7 +253,7 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
 def _dequantisation_flow(shape: Shape) -> Chain:
     """Return a flow from normal numbers to u, conditioned on the picture: checkerboard couplings
     that are initialised as the identity, so that u is uniform at first."""
-    (c, h, w), (couplings, hidden) = shape, _DEQUANTISING
+    (c, h, w), (couplings, hidden) = shape, _DEQUANTISATION_SIZES
     return Chain(
         *(
             MaskedCoupling(

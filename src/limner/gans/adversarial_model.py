@@ -12,13 +12,13 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.gans.losses import Scores
 
-LINES = 5  # consecutive log lines that must show a problem before it is reported
-FIRST_LINES = 20  # the same for generated pictures that were alike from the start
-MODES = "evaluate.modes"  # prefix of the log's names of mode counts
-GAME = "critic.game.loss"  # for a critic with additional losses
-_OPINIONS = "D(real)", "D(fake)", "s(real)", "s(fake)"  # in games that a critic can win
-_LOST = 0.05  # critic's loss below which the generator learns little from it
-_ALIKE = 0.25  # variety below which modes are missing
+PROBLEM_LINES = 5  # consecutive log lines that must show a problem before it is reported
+INITIAL_PROBLEM_LINES = 20  # the same for generated pictures that were alike from the start
+MODES_PREFIX = "evaluate.modes"  # prefix of the log's names of mode counts
+GAME_LOSS = "critic.game.loss"  # for a critic with additional losses
+_SCORE_COLUMNS = "D(real)", "D(fake)", "s(real)", "s(fake)"  # in games that a critic can win
+_MIN_CRITIC_LOSS = 0.05  # critic's loss below which the generator learns little from it
+_MIN_VARIETY = 0.25  # variety below which modes are missing
 
 
 class Adversarial(GenerativeModel):
@@ -46,16 +46,16 @@ class Adversarial(GenerativeModel):
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Return warnings, each once: that the critic has won, or that modes have collapsed."""
         messages: list[str] = []
-        game = GAME if rows and GAME in rows[-1] else "critic.loss"
-        opinions = [name for name in _OPINIONS if rows and name in rows[-1]]
-        if opinions and _lines_below(rows, game, _LOST) == LINES:
+        game = GAME_LOSS if rows and GAME_LOSS in rows[-1] else "critic.loss"
+        opinions = [name for name in _SCORE_COLUMNS if rows and name in rows[-1]]
+        if opinions and _lines_below(rows, game, _MIN_CRITIC_LOSS) == PROBLEM_LINES:
             means = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
             messages.append(
                 f"the critic has won ({means}): it is almost always right, so the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
             )
-        count = _lines_below(rows, "variety", _ALIKE)
-        if count == (LINES if count < len(rows) else FIRST_LINES):
+        count = _lines_below(rows, "variety", _MIN_VARIETY)
+        if count == (PROBLEM_LINES if count < len(rows) else INITIAL_PROBLEM_LINES):
             messages.append(
                 "modes have collapsed: the distance between generated pictures is only "
                 f"{rows[-1]['variety']:.2g} times that between real ones; try a larger "
@@ -78,7 +78,7 @@ def _lines_below(rows: Sequence[Mapping[str, float | None]], name: str, limit: f
 
 def _mode_counts(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
     """Return the mode counts in the log, which a recipe's [evaluate] requests."""
-    counts = [row[name] for row in rows for name in row if name.startswith(MODES)]
+    counts = [row[name] for row in rows for name in row if name.startswith(MODES_PREFIX)]
     return [count for count in counts if count is not None]
 
 

@@ -26,7 +26,7 @@ from limner.runtime import processes
 Matrices = Float[Tensor, "b n n"]
 _SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift / side
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
-_MOST = 24  # random numbers of each kind that the changes of a picture need at most
+_MAX_RANDOM_NUMBERS = 24  # random numbers of each kind that the changes of a picture need at most
 
 
 class Chances:
@@ -41,7 +41,8 @@ class Chances:
     def __init__(self, p: Float[Tensor, ""], noise: Noise) -> None:
         self.p, self.noise = p, noise
         self.uniforms, self.normals = (
-            iter(numbers.unbind(1)) for numbers in (noise.uniform(_MOST), noise.normal(_MOST))
+            iter(numbers.unbind(1))
+            for numbers in (noise.uniform(_MAX_RANDOM_NUMBERS), noise.normal(_MAX_RANDOM_NUMBERS))
         )
 
     def uniform(self) -> Float[Tensor, "b"]:

@@ -38,7 +38,7 @@ from limner.gans.losses import least_squares_critic, least_squares_generator, me
 from limner.gans.translation_networks import PatchCritic, ResidualGenerator
 from limner.gans.translator import Translator, block_count, layer_count, scores_of
 
-_LAST_BLOCK = 5  # last block of which features are compared, if there are as many
+_LAST_FEATURE_BLOCK = 5  # last block of which features are compared, if there are as many
 
 
 def contrast(
@@ -134,7 +134,7 @@ class CUT(Translator):
             )
         n = block_count(blocks, b)
         self.likeness, self.temperature, self.places = likeness, temperature, places
-        self.compared_layers = sorted({0, 1, 2, 3, 2 + min(n, _LAST_BLOCK)})
+        self.compared_layers = sorted({0, 1, 2, 3, 2 + min(n, _LAST_FEATURE_BLOCK)})
         widths = [self.inner, 2 * channels, *[4 * channels] * (len(self.compared_layers) - 2)]
         self.painter = ResidualGenerator(self.inner, b.channels, channels, n, smooth=smooth)
         self.heads = Heads(widths, features)

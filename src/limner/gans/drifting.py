@@ -40,8 +40,8 @@ from limner.gans.dcgan import Generator
 from limner.nn.standing_statistics import standing_statistics
 
 TAUS = (0.02, 0.05, 0.2)
-_SQUARES = (1, 2, 4)  # sides of the squares that are averaged, in pixels
-_NEVER = -1e9  # the logarithm of a weight of 0
+_SQUARE_SIDES = (1, 2, 4)  # sides of the squares that are averaged, in pixels
+_ZERO_LOG_WEIGHT = -1e9  # the logarithm of a weight of 0
 
 Points = Float[Tensor, "_ d"]
 
@@ -123,7 +123,7 @@ class Drifting(GenerativeModel):
 
     def features(self, x: Images) -> list[Points]:
         """Return the kinds of features: pixels, means of squares of pixels, a judge's features."""
-        kinds = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARES]
+        kinds = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARE_SIDES]
         if isinstance(self.judge, Features):
             kinds.append(self.judge.features(x).float())
         return kinds
@@ -210,7 +210,7 @@ def field(
     """
     logits = -torch.cdist(x, torch.cat([real, fake])) / tau
     if alike is not None:
-        logits = logits.masked_fill(~alike, _NEVER)
+        logits = logits.masked_fill(~alike, _ZERO_LOG_WEIGHT)
     A = (logits.log_softmax(1) / 2 + logits.log_softmax(0) / 2).exp()
     if alike is not None:
         A = A * alike

@@ -24,7 +24,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import GAME, variety
+from limner.gans.adversarial_model import GAME_LOSS, variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import OBJECTIVES, Name, game_formula, r1
 
@@ -96,7 +96,7 @@ class GAN(DCGAN):
             loss = self.objective.critic(on_real.float(), on_fake.float())
             logs = self.objective.opinions(on_real, on_fake) | {"variety": variety(x, fake)}
             if self.gamma:
-                logs[GAME] = loss.detach()
+                logs[GAME_LOSS] = loss.detach()
                 critic = partial(self.critic, c=c)
                 loss = loss + self.gamma / 2 * (r1(critic, x) + r1(critic, fake))
             yield Turn(loss, of="critic", logs=logs)

@@ -40,7 +40,7 @@ from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import GAME, variety
+from limner.gans.adversarial_model import GAME_LOSS, variety
 from limner.gans.gigagan_networks import Synthesis, Words
 from limner.gans.losses import discriminate, game_formula, mean_probabilities, non_saturating
 from limner.gans.modulation import equalise
@@ -64,14 +64,14 @@ PAPER = Paper(
     "2303.05511",
 )
 _MEAN_SAMPLES = 64  # styles for the mean style of a prompt
-_SHARPNESS = 1 / 0.07  # scale of cosines, CLIP's initial value
-_R1 = 16 / 17  # k / (k + 1), for Adam's constants with lazy regularisation
-USUAL = {
+_COSINE_SCALE = 1 / 0.07  # scale of cosines, CLIP's initial value
+_LAZY_FACTOR = 16 / 17  # k / (k + 1), for Adam's constants with lazy regularisation
+DEFAULT_OPTIONS = {
     "optimizer": "adam",
     "lr": 2.5e-3,
     "betas": (0.0, 0.99),
     "batch": 16,
-    "players": {"critic": {"lr": 2.5e-3 * _R1, "betas": (0.0, 0.99**_R1)}},
+    "players": {"critic": {"lr": 2.5e-3 * _LAZY_FACTOR, "betas": (0.0, 0.99**_LAZY_FACTOR)}},
 }
 """The paper's Adam; the critic's R1 updates are lazy."""
 
@@ -105,7 +105,7 @@ class Compares(Protocol):
         "kernels": (2, 1),
         "r1_every": 2,
     },
-    train=USUAL,
+    train=DEFAULT_OPTIONS,
 )
 class GigaGAN(StyleModel):
     """GigaGAN: kernels selected by the style, attention to words, and a critic at every scale.
@@ -193,7 +193,7 @@ class GigaGAN(StyleModel):
         with torch.no_grad():
             fake = self.scales(c, noise)
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
-        logs = {GAME: loss.detach(), "matching": mismatch.detach()}
+        logs = {GAME_LOSS: loss.detach(), "matching": mismatch.detach()}
         logs |= mean_probabilities(mean_score(on_real), mean_score(on_fake)) | {
             "variety": variety(x, fake[0])
         }
@@ -232,7 +232,7 @@ class GigaGAN(StyleModel):
             x = F.interpolate(x, judge.spec.shape[1:], mode="bilinear", antialias=True)
         cosines = judge.cosines(judge.features(x.float()), text)
         is_equal = (text[:, None] == text).all(-1).to(cosines)
-        return F.cross_entropy(_SHARPNESS * cosines, is_equal / is_equal.sum(1, keepdim=True))
+        return F.cross_entropy(_COSINE_SCALE * cosines, is_equal / is_equal.sum(1, keepdim=True))
 
     def paint_sizes(
         self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None

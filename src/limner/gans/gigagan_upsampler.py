@@ -41,8 +41,8 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import register
 from limner.contract.upscaling import Upscales, check_small, resize
-from limner.gans.adversarial_model import GAME, Adversarial, by_pixel, variety
-from limner.gans.gigagan import PAPER, USUAL
+from limner.gans.adversarial_model import GAME_LOSS, Adversarial, by_pixel, variety
+from limner.gans.gigagan import DEFAULT_OPTIONS, PAPER
 from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words
 from limner.gans.losses import (
     Scalar,
@@ -173,7 +173,7 @@ def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
         "r1_every": 2,
         "augmentation": 0.2,
     },
-    train=USUAL,
+    train=DEFAULT_OPTIONS,
 )
 class GigaGANUpsampler(Adversarial, Upscales):
     """GigaGAN's upsampler: a U-Net that enlarges pictures, with a critic at every scale.
@@ -263,7 +263,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
         generated = self.larger_sizes(small, c, self.augmentation * noise.uniform(), noise)
         fake = [y.detach() for y in generated]
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
-        logs = {GAME: loss.detach(), "matching": mismatch.detach()}
+        logs = {GAME_LOSS: loss.detach(), "matching": mismatch.detach()}
         logs |= mean_probabilities(mean_score(on_real), mean_score(on_fake)) | {
             "variety": variety(x, fake[0])
         }

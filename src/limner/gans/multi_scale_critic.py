@@ -43,7 +43,7 @@ Scores = list[list[Float[Tensor, "_ _"]]]
 """Scores of each scale, largest first, at each size that scores it."""
 Features = list[Float[Tensor, "_ _ _ _"]]
 """Features at each size, largest first: those of all scales that pass it, one after the other."""
-_DEPTH = 2  # number of layers of psi
+_PSI_LAYERS = 2  # number of layers of psi
 
 
 def picture_scales(x: Images, scales: int) -> Pyramid:
@@ -65,7 +65,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.plain = Conv(channels, 1, 1)
-        depth = _DEPTH if condition else 0
+        depth = _PSI_LAYERS if condition else 0
         self.layers = nn.ModuleList(
             ModulatedConv(channels, channels, 1, condition) for _ in range(depth)
         )

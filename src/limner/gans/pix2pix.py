@@ -37,8 +37,8 @@ from limner.gans.translator import Translator, distance, layer_count, scores_of
 from limner.nn.norm import instance_norm
 
 _SLOPE = 0.2
-_WIDEST = 8  # largest multiple of the first layer's channels
-_WITH_DROPOUT = 3  # number of doublings with dropout
+_MAX_WIDTH_FACTOR = 8  # largest multiple of the first layer's channels
+_DROPOUT_DOUBLINGS = 3  # number of doublings with dropout
 
 
 class UNet(nn.Module):
@@ -65,7 +65,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.halvings = min(8, int(math.log2(side)))
-        widths = [channels * min(2**i, _WIDEST) for i in range(self.halvings)]
+        widths = [channels * min(2**i, _MAX_WIDTH_FACTOR) for i in range(self.halvings)]
         before = [channels_in, *widths]
         last = self.halvings - 1
         self.down = nn.ModuleList(
@@ -105,7 +105,7 @@ class UNet(nn.Module):
         for i in range(last, 0, -1):
             h = self.up[i](F.relu(h if i == last else torch.cat([skips[i], h], 1)))
             h = instance_norm(h)
-            if i > last - _WITH_DROPOUT:
+            if i > last - _DROPOUT_DOUBLINGS:
                 h = self._dropout(h, noise)
         h = self.up[0](F.relu(torch.cat([skips[0], h], 1)))
         if self.conv_out is not None:

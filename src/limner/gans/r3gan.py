@@ -37,7 +37,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import GAME, Adversarial, by_pixel, variety
+from limner.gans.adversarial_model import GAME_LOSS, Adversarial, by_pixel, variety
 from limner.gans.losses import (
     game_formula,
     mean_scores,
@@ -114,7 +114,7 @@ class R3GAN(Adversarial):
         scores, slopes = scores_and_slopes(critic, torch.cat([x, fake.to(x)]))
         (on_real, on_fake), (r1, r2) = (part.chunk(2) for part in (scores, slopes))
         loss = relativistic_critic(on_real, on_fake)
-        logs = {GAME: loss.detach(), "r1": r1.detach().mean(), "r2": r2.detach().mean()}
+        logs = {GAME_LOSS: loss.detach(), "r1": r1.detach().mean(), "r2": r2.detach().mean()}
         logs |= mean_scores(on_real, on_fake) | {"variety": variety(x, fake)}
         yield Turn(loss + self.gamma / 2 * (r1.mean() + r2.mean()), of="critic", logs=logs)
         with torch.no_grad():

@@ -41,7 +41,7 @@ from limner.gans.translation_networks import PatchCritic, critic_layers
 from limner.gans.translator import distance
 
 _SLOPE = 0.2
-_TILE = 256  # side of the tiles of a small picture, in pixels
+_TILE_SIDE = 256  # side of the tiles of a small picture, in pixels
 
 
 class Block(nn.Module):
@@ -201,7 +201,7 @@ class SRGAN(Adversarial, Upscales):
 
     def tile_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size of the picture itself, up to 256 pixels a side."""
-        return min(height, _TILE), min(width, _TILE)
+        return min(height, _TILE_SIDE), min(width, _TILE_SIDE)
 
     def enlargement(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any

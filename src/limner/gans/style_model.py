@@ -36,9 +36,9 @@ from limner.gans.resampling import downsample
 from limner.gans.stylegan2_networks import Mapping, Styles
 
 _MEAN_SAMPLES = 1024  # styles for the mean of w
-_CANDIDATES = 64  # initial codes that are tried in a search
+_SEARCH_CANDIDATES = 64  # initial codes that are tried in a search
 _SEARCH_STEPS, _SEARCH_RATE = 200, 0.1
-_PRIOR = 1e-3  # weight of the code's mean square in a search
+_PRIOR_WEIGHT = 1e-3  # weight of the code's mean square in a search
 
 
 class Other(NamedTuple):
@@ -140,7 +140,7 @@ class StyleModel(Adversarial, Encodes, Mixes):
             adam.param_groups[0]["lr"] = _SEARCH_RATE * math.cos(math.pi / 2 * step / _SEARCH_STEPS)
             with torch.enable_grad():
                 error = pyramid_distance(pyramid(soft_clamp(self.decode(code, c))), target)
-                loss = (error + _PRIOR * code.square().mean(1)).sum()
+                loss = (error + _PRIOR_WEIGHT * code.square().mean(1)).sum()
                 (code.grad,) = torch.autograd.grad(loss, code)
             adam.step()
         return code.detach()
@@ -150,8 +150,8 @@ class StyleModel(Adversarial, Encodes, Mixes):
         starts: list[Tensor] = []
         for i in range(len(target[0])):
             rows = slice(i, i + 1)
-            noise = Noise.sampling(0, _CANDIDATES, str(self.device))
-            conditions = self.fill_condition(c.rows(rows).repeat(_CANDIDATES), noise)
+            noise = Noise.sampling(0, _SEARCH_CANDIDATES, str(self.device))
+            conditions = self.fill_condition(c.rows(rows).repeat(_SEARCH_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), conditions)
             code = (w - self.centre(c.rows(rows), 1)) @ torch.linalg.inv(self.w_axes)
             candidates = pyramid(soft_clamp(self.decode(code, c.rows(rows).repeat(len(code)))))

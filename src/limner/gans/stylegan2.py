@@ -35,7 +35,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import GAME, score_both, variety
+from limner.gans.adversarial_model import GAME_LOSS, score_both, variety
 from limner.gans.augmentation import Augmentation
 from limner.gans.losses import OBJECTIVES, game_formula, r1
 from limner.gans.style_model import Other, StyleModel
@@ -44,7 +44,7 @@ from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, h
 _PATH_DECAY = 0.01  # of the running mean of path lengths
 
 _R1, _PATH = 16 / 17, 8 / 9  # k / (k + 1), Adam's constants for lazy updates
-_USUAL = {
+_DEFAULT_OPTIONS = {
     "optimizer": "adam",
     "lr": 2.5e-3,
     "betas": (0.0, 0.99),
@@ -74,7 +74,7 @@ _USUAL = {
         "path_every": 2,
         "augment": 0.6,
     },
-    train=_USUAL,
+    train=_DEFAULT_OPTIONS,
 )
 class StyleGAN2(StyleModel):
     """StyleGAN2: a style scales every convolution, so that pictures can be mixed by their parts.
@@ -177,7 +177,7 @@ class StyleGAN2(StyleModel):
         on_real, on_fake = score_both(augmented_scores, x, fake, c)
         self.augmentation.update(on_real.detach(), step)
         loss = self.objective.critic(on_real, on_fake)
-        logs = {GAME: loss.detach(), "variety": variety(x, fake)}
+        logs = {GAME_LOSS: loss.detach(), "variety": variety(x, fake)}
         logs |= self.objective.opinions(on_real, on_fake)
         if self.augmentation.target:
             logs["augment"] = self.augmentation.p.clone()

@@ -29,7 +29,7 @@ from limner.nn.condition import Conditioner
 Styles = Float[Tensor, "b layers d"]
 """A w for each layer of the synthesis network, from coarse to fine."""
 _MAPPING_RATE = 0.01
-_GROUP = 4  # pictures in a group
+_GROUP_SIZE = 4  # pictures in a group
 
 
 def halvings(spec: ImageSpec) -> int:
@@ -226,7 +226,7 @@ def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     Karras, Aila, Laine, Lehtinen (2017), arXiv:1710.10196, section 3.
     """
     b, _, h, w = x.shape
-    size = next(n for n in range(_GROUP, 0, -1) if b % n == 0)
+    size = next(n for n in range(_GROUP_SIZE, 0, -1) if b % n == 0)
     groups = x.unflatten(0, (size, b // size))
     centred = groups - groups.mean(0)
     deviations = (centred.square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))

@@ -37,8 +37,8 @@ from limner.nn.norm import instance_norm
 
 _DEVIATION = 0.02  # of initial weights
 _SLOPE = 0.2
-_STEP = 4  # side of the generator's coarsest pixel
-_MOST_LAYERS = 3
+_COARSEST_STRIDE = 4  # side of the generator's coarsest pixel
+_MAX_LAYERS = 3
 
 Upsampling = Literal["transposed", "resize"]
 """How a generator doubles the size: as in the papers, or without checkerboard artifacts."""
@@ -58,7 +58,7 @@ def critic_layers(side: int) -> int:
     >>> [critic_layers(side) for side in (16, 32, 64, 128, 256)]
     [1, 1, 2, 3, 3]
     """
-    fitting = [n for n in range(1, _MOST_LAYERS + 1) if patch(n) <= 0.55 * side]
+    fitting = [n for n in range(1, _MAX_LAYERS + 1) if patch(n) <= 0.55 * side]
     return max(fitting, default=1)
 
 
@@ -192,7 +192,9 @@ class ResidualGenerator(nn.Module):
     def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
         """Yield the first half's features: pixels, each halving before its norm, each block."""
         height, width = x.shape[-2:]
-        x = by_pixel(F.pad(x, (0, -width % _STEP, 0, -height % _STEP), mode="reflect"))
+        x = by_pixel(
+            F.pad(x, (0, -width % _COARSEST_STRIDE, 0, -height % _COARSEST_STRIDE), mode="reflect")
+        )
         yield x
         h = instance_norm(self.conv_in(reflect(x, 3)), 0.0)
         for down in self.down:

@@ -13,8 +13,8 @@ from limner.contract.image import Images, ImageSpec
 from limner.gans.adversarial_model import Adversarial
 from limner.gans.translation_networks import critic_layers
 
-_SMALLEST = 16
-_LARGE = 256  # pixels from which on CycleGAN's generator has nine blocks
+_MIN_SIDE = 16
+_LARGE_SIDE = 256  # pixels from which on CycleGAN's generator has nine blocks
 
 
 class Translator(Adversarial, Translates):
@@ -41,8 +41,8 @@ class Translator(Adversarial, Translates):
                 f"one domain's pictures are {a.height} x {a.width}, the other's {b.height} x "
                 f"{b.width}; give data.size={b.height}"
             )
-        if min(b.height, b.width) < _SMALLEST:
-            raise LimnerError(f"this model needs pictures of at least {_SMALLEST} x {_SMALLEST}")
+        if min(b.height, b.width) < _MIN_SIDE:
+            raise LimnerError(f"this model needs pictures of at least {_MIN_SIDE} x {_MIN_SIDE}")
         self.a, self.b = _plain(a), _plain(b)
         self.spec = replace(self.b, hint=self.a)
 
@@ -53,7 +53,7 @@ def _plain(spec: ImageSpec) -> ImageSpec:
 
 def block_count(count: int | None, spec: ImageSpec) -> int:
     """Return the number of residual blocks, by default 9 from 256 pixels on, and else 6."""
-    return count or (9 if min(spec.height, spec.width) >= _LARGE else 6)
+    return count or (9 if min(spec.height, spec.width) >= _LARGE_SIDE else 6)
 
 
 def layer_count(count: int | None, spec: ImageSpec) -> int:

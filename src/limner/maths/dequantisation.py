@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limner.contract.image import Images, from_levels, to_levels
 from limner.contract.noise import Noise
-from limner.maths.transforms import NOTHING, Transform, Transformed, log_normal
+from limner.maths.transforms import NO_SIGNAL, Transform, Transformed, log_normal
 from limner.nn.condition import Signal
 
 
@@ -41,7 +41,7 @@ class Dequantisation(nn.Module, ABC):
     def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
         """Return u, and -log q(u | x) of each picture."""
 
-    def forward(self, x: Images, s: Signal = NOTHING, *, noise: Noise) -> Transformed:
+    def forward(self, x: Images, s: Signal = NO_SIGNAL, *, noise: Noise) -> Transformed:
         """Return y in [0, 1), and log C = -D log(levels) - log q(u | x).
 
         Args:

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.maths.transforms import NOTHING, InvertibleConv, Numbers, Signal, Transform, Transformed
+from limner.maths.transforms import (
+    NO_SIGNAL,
+    InvertibleConv,
+    Numbers,
+    Signal,
+    Transform,
+    Transformed,
+)
 
 
 class FixedConv(Transform):
@@ -29,12 +36,12 @@ class FixedConv(Transform):
             self.register_buffer("back", torch.linalg.inv(W.double()).to(W.dtype))
             self.register_buffer("log_c", learnt.log_s.sum())
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return the same as the learnt convolution."""
         z = F.conv2d(x, self.W[:, :, None, None])
         return z, (self.log_c * x[0, 0].numel()).expand(len(x))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return W^-1 z."""
         return F.conv2d(z, self.back[:, :, None, None])
 

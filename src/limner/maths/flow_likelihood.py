@@ -30,7 +30,7 @@ from limner.maths.ode import Solution, rms, solve
 from limner.maths.transforms import log_normal
 
 Divergence = Literal["exact", "hutchinson"]
-_EXACT = 32  # numbers in a picture up to which the divergence is exact by default
+_MAX_EXACT_DIMENSIONS = 32  # numbers in a picture up to which the divergence is exact by default
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """v(x, t, rows): the velocity of some pictures, "r c h w", with the row numbers `rows`, each at its
 own time."""
@@ -115,7 +115,9 @@ def discrete_protocol(spec: ImageSpec, divergence: Divergence | None = None) -> 
 
 
 def _is_exact(spec: ImageSpec, divergence: Divergence | None) -> bool:
-    return divergence == "exact" or (divergence is None and spec.dimensions <= _EXACT)
+    return divergence == "exact" or (
+        divergence is None and spec.dimensions <= _MAX_EXACT_DIMENSIONS
+    )
 
 
 def divergence(v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"]) -> Float[Tensor, "b"]:

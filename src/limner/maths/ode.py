@@ -33,7 +33,7 @@ _A = (
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),  # also the step of order 5
 )
 _C = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
-_ERROR = (  # the step of order 5 minus that of order 4
+_ERROR_WEIGHTS = (  # the step of order 5 minus that of order 4
     71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40,
 )  # fmt: skip
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # safety, minimum and maximum of a step's factor
@@ -95,7 +95,7 @@ def solve(
             new = x + (sign * h)[:, None].to(x) * _weighted_sum(ks, a)
             ks.append(f(t + sign * c * h, new, rows))
         bound = atol + rtol * torch.maximum(x.abs(), new.abs())
-        error = norm(h[:, None].to(x) * _weighted_sum(ks, _ERROR) / bound).double()
+        error = norm(h[:, None].to(x) * _weighted_sum(ks, _ERROR_WEIGHTS) / bound).double()
         if not error.isfinite().all():
             raise LimnerError("the differential equation is not finite; is the model trained?")
         counts[rows] += 6

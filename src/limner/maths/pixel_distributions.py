@@ -27,8 +27,8 @@ from torch import Tensor
 
 from limner.contract.image import ImageSpec
 
-_LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
-_AT_ONCE = 2**17  # levels of all pixels that are computed together, to fit in CPU caches
+_MIN_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
+_BLOCK_LEVELS = 2**17  # levels of all pixels that are computed together, to fit in CPU caches
 
 
 class PixelDistribution(ABC):
@@ -46,7 +46,7 @@ class PixelDistribution(ABC):
 
     def __init__(self, channels: int, levels: int) -> None:
         self.channels, self.levels = channels, levels
-        self._at_once = _AT_ONCE // levels
+        self._at_once = _BLOCK_LEVELS // levels
 
     @abstractmethod
     def log_prob(
@@ -331,7 +331,7 @@ def _margins(
 
 def _per_unit(log_scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return 1 / s of a logistic or normal density."""
-    return (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
+    return (-log_scale.clamp(_MIN_LOG_SCALE, -_MIN_LOG_SCALE)).exp()
 
 
 def _log_logistic_bin(
@@ -362,7 +362,7 @@ def _log_normal_bin(
     It uses float64: if a bin is short compared with the deviation, its ends differ in few digits.
     """
     exact, dtype = mean.double(), mean.dtype
-    per_unit = (-log_deviation.double().clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
+    per_unit = (-log_deviation.double().clamp(_MIN_LOG_SCALE, -_MIN_LOG_SCALE)).exp()
     half = per_unit / (levels - 1)
     centre = (_value(k, levels, exact) - exact) * per_unit
     below = torch.special.log_ndtr(half - centre.abs())  # the more accurate of the two tails

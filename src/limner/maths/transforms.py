@@ -21,7 +21,7 @@ from limner.contract.errors import LimnerError
 from limner.maths.couplings import Elementwise
 from limner.nn.condition import Signal
 
-NOTHING = Signal()
+NO_SIGNAL = Signal()
 Numbers = Float[Tensor, "b _c _h _w"]
 Transformed = tuple[Numbers, Float[Tensor, "b"]]
 
@@ -48,14 +48,14 @@ class Transform(nn.Module, ABC):
         return type(self).__name__
 
     @abstractmethod
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C of each picture."""
 
     @abstractmethod
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return the x of z."""
 
-    def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
+    def prepare(self, x: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Initialise from data, and return their z, from which the next transform is
         initialised."""
         return self(x, s)[0]
@@ -76,7 +76,7 @@ class Chain(Transform):
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)  # pyright: ignore[reportReturnType]
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and the sum of all log C."""
         total = x.new_zeros(len(x))
         for transform in self:
@@ -84,13 +84,13 @@ class Chain(Transform):
             total = total + log_c
         return x, total
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Apply the inverses, the last one first."""
         for transform in reversed(list(self)):
             z = transform.inverse(z, s)
         return z
 
-    def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
+    def prepare(self, x: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Initialise each from the output of the one before."""
         for transform in self:
             x = transform.prepare(x, s)
@@ -127,14 +127,14 @@ class Squeeze(Transform):
         super().__init__()
         self.rows, self.columns = rows, columns
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Map "b c h w" to "b c*rows*columns h/rows w/columns"; log C = 0."""
         b, c, h, w = x.shape
         r, k = self.rows, self.columns
         blocks = x.reshape(b, c, h // r, r, w // k, k).permute(0, 1, 3, 5, 2, 4)
         return blocks.reshape(b, c * r * k, h // r, w // k), x.new_zeros(b)
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Map "b c h w" to "b c/rows/columns h*rows w*columns"."""
         b, c, h, w = z.shape
         r, k = self.rows, self.columns
@@ -157,11 +157,11 @@ class Inverse(Transform):
         """Return the name, with the transform that it inverts."""
         return f"Inverse({self.of})"
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Apply the transform's inverse; log C = 0."""
         return self.of.inverse(x, s), x.new_zeros(len(x))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Apply the transform itself."""
         return self.of(z, s)[0]
 
@@ -183,11 +183,11 @@ class Permutation(Transform):
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("back", torch.argsort(self.order))
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Reorder the channels; log C = 0."""
         return x[:, self.order], x.new_zeros(len(x))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Restore the order."""
         return z[:, self.back]
 
@@ -206,7 +206,7 @@ class Logit(Transform):
         super().__init__()
         self.alpha = alpha
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = sum log(1 - 2 alpha) - log p - log(1 - p).
 
         Here p = alpha + (1 - 2 alpha) x.
@@ -217,7 +217,7 @@ class Logit(Transform):
         constant = torch.log1p(x.new_tensor(-2 * self.alpha)) * x[0].numel()
         return log_p - log_q, constant - each_sum(log_p + log_q)
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return (sigmoid(z) - alpha) / (1 - 2 alpha)."""
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
@@ -225,13 +225,13 @@ class Logit(Transform):
 class NormalCDF(Transform):
     """z = Phi(x), from all numbers to [0, 1): normal numbers become uniform."""
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = sum log N(x; 0, 1); values that round to 1 become the largest
         number below it."""
         below_one = 1 - torch.finfo(x.dtype).eps / 2
         return torch.special.ndtr(x).clamp(max=below_one), log_normal(x)
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return Phi^-1(z)."""
         return torch.special.ndtri(z)
 
@@ -250,17 +250,17 @@ class ActNorm(Transform):
         self.log_s = nn.Parameter(torch.zeros(channels))
         self.b = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = h w sum log_s."""
         z = torch.addcmul(_channels(self.b), x, _channels(self.log_s.exp()))
         return z, (self.log_s.sum() * x[0, 0].numel()).expand(len(x))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return exp(-log_s) (z - b)."""
         return (z - _channels(self.b)) * _channels((-self.log_s).exp())
 
     @torch.no_grad()
-    def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
+    def prepare(self, x: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Initialise from the moments of the channels in the data."""
         deviation, mean = torch.std_mean(x, (0, 2, 3), correction=0)
         self.log_s.copy_(-(deviation + 1e-6).log())
@@ -301,13 +301,13 @@ class InvertibleConv(Transform):
         s = self.sign * self.log_s.exp()
         return self.P @ (self.L.tril(-1) + eye) @ (self.U.triu(1) + s.diag())
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = h w sum log |s|."""
         with torch.autocast(x.device.type, enabled=False):
             z = F.conv2d(x, self.W[:, :, None, None])
         return z, (self.log_s.sum() * x[0, 0].numel()).expand(len(x))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return W^-1 z; W^-1 is computed in float64."""
         with torch.autocast(z.device.type, enabled=False):
             inverse = torch.linalg.inv(self.W.double()).to(z.dtype)
@@ -330,13 +330,13 @@ class Coupling(Transform):
         super().__init__()
         self.network, self.f = network, f
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = sum log df/dx_2."""
         x_1, x_2 = halves(x)
         z_2, log_slope = self.f(x_2, self._theta(x_1, s))
         return torch.cat([x_1, z_2], 1), each_sum(log_slope)
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Return x_2 = f^-1(z_2; network(z_1)), with x_1 = z_1: the network is not inverted."""
         z_1, z_2 = halves(z)
         return torch.cat([z_1, self.f.inverse(z_2, self._theta(z_1, s))], 1)
@@ -363,12 +363,12 @@ class MaskedCoupling(Transform):
         self.network, self.f = network, f
         self.register_buffer("mask", mask)
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and log C = sum (1 - m) log df/dx."""
         z, log_slope = self.f(x, self._theta(x, s))
         return torch.where(self.mask, x, z), each_sum(log_slope.masked_fill(self.mask, 0))
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Apply f^-1 where m is 0."""
         return torch.where(self.mask, z, self.f.inverse(z, self._theta(z, s)))
 
@@ -396,18 +396,18 @@ class Split(Transform):
         """Return the name, and the chain of the first half."""
         return f"Split({self.rest})"
 
-    def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
+    def forward(self, x: Numbers, s: Signal = NO_SIGNAL) -> Transformed:
         """Return z, and the log C of the rest."""
         x_1, x_2 = halves(x)
         z_1, log_c = self.rest(x_1, s)
         return torch.cat([z_1, x_2], 1), log_c
 
-    def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
+    def inverse(self, z: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Apply the inverse of the rest to the first half."""
         z_1, z_2 = halves(z)
         return torch.cat([self.rest.inverse(z_1, s), z_2], 1)
 
-    def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
+    def prepare(self, x: Numbers, s: Signal = NO_SIGNAL) -> Numbers:
         """Initialise the rest from the first half."""
         x_1, x_2 = halves(x)
         return torch.cat([self.rest.prepare(x_1, s), x_2], 1)

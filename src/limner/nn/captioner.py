@@ -12,9 +12,9 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d
 
-_HEAD = 24  # the size of an attention head, or more if it does not divide the width
-_PERIOD = 100.0  # the longest period of a sinusoid, in places or words
-_STEM = 4  # stride of the first convolution, in pixels
+_HEAD_SIZE = 24  # the size of an attention head, or more if it does not divide the width
+_MAX_PERIOD = 100.0  # the longest period of a sinusoid, in places or words
+_STEM_STRIDE = 4  # stride of the first convolution, in pixels
 
 
 class Captioner(nn.Module):
@@ -56,7 +56,7 @@ class Captioner(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("known", torch.zeros(len(table), dtype=torch.bool))
         parts: list[nn.Module] = []
-        kernel, stride, height, width = 2 * _STEM - 1, _STEM, spec.height, spec.width
+        kernel, stride, height, width = 2 * _STEM_STRIDE - 1, _STEM_STRIDE, spec.height, spec.width
         for channels_in, out, count in zip((spec.channels, *channels), channels, blocks):
             parts.append(StridedConv2d(channels_in, out, kernel, stride, kernel // 2))
             parts += [ResidualBlock(out, out) for _ in range(count)] or [NormSiLU(out)]
@@ -69,7 +69,7 @@ class Captioner(nn.Module):
         self.project = nn.Linear(table.shape[1], words)
         self.first, self.end = (nn.Parameter(torch.zeros(words)) for _ in range(2))
         steps = torch.arange(text.length + 1).float()
-        self.positions = nn.Parameter(sinusoidal(steps, words + words % 2, _PERIOD)[:, :words])
+        self.positions = nn.Parameter(sinusoidal(steps, words + words % 2, _MAX_PERIOD)[:, :words])
         self.layers = nn.ModuleList(_Layer(words) for _ in range(layers))
         self.norm = nn.LayerNorm(words)
         self.out = nn.Linear(words, words)
@@ -121,7 +121,7 @@ def _places(height: int, width: int, dim: int) -> Float[Tensor, "places d"]:
     """
     half = (dim + 3) // 4 * 2
     rows, columns = (
-        sinusoidal(torch.arange(side).float(), half, _PERIOD) for side in (height, width)
+        sinusoidal(torch.arange(side).float(), half, _MAX_PERIOD) for side in (height, width)
     )
     table = torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], 1)
     return table[:, :dim]
@@ -133,7 +133,7 @@ class _Layer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.heads = next(n for n in range(max(1, dim // _HEAD), 0, -1) if dim % n == 0)
+        self.heads = next(n for n in range(max(1, dim // _HEAD_SIZE), 0, -1) if dim % n == 0)
         self.norm_1, self.norm_2, self.norm_3 = (nn.LayerNorm(dim) for _ in range(3))
         self.query_1, self.query_2 = (nn.Linear(dim, dim) for _ in range(2))
         self.key_value_1, self.key_value_2 = (nn.Linear(dim, 2 * dim) for _ in range(2))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limner.contract.image import Condition, ImageSpec
 from limner.nn.text import TextEncoder
 
-_WORD = 192  # size of the word table's rows; a wider transformer would cost as much as a U-Net
+_WORD_SIZE = 192  # size of the word table's rows; a wider transformer would cost as much as a U-Net
 
 
 class Signal(NamedTuple):
@@ -49,7 +49,7 @@ class Conditioner(nn.Module):
         super().__init__()
         self.size = spec.height, spec.width
         self.label = nn.Embedding(len(spec.labels) + 1, dim) if spec.labels else None
-        self.token_dim = min(dim, _WORD) if spec.text else None
+        self.token_dim = min(dim, _WORD_SIZE) if spec.text else None
         self.text = None
         if spec.text and self.token_dim:
             self.text = TextEncoder(spec.text, self.token_dim, dim)

@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_WIDE = 40  # ratio of products (channels x out) to sums (channels + out) from which it is faster
-_MANY = 2048  # pixels of all pictures from which the sums of kernels cost little
+_MIN_WIDTH_RATIO = (
+    40  # ratio of products (channels x out) to sums (channels + out) from which it is faster
+)
+_MIN_PIXELS = 2048  # pixels of all pictures from which the sums of kernels cost little
 _DEEP, _LARGE = 128, 1024  # channels, and pixels of a picture, from which products are faster
 
 
@@ -40,7 +42,9 @@ class Conv3x3(nn.Conv2d):
         """Return the convolution; compiled and exported graphs use torch's own, since they have no
         `jvp`."""
         b, c, h, w = input.shape
-        is_large = b * h * w >= _MANY and c * self.out_channels >= _WIDE * (c + self.out_channels)
+        is_large = b * h * w >= _MIN_PIXELS and c * self.out_channels >= _MIN_WIDTH_RATIO * (
+            c + self.out_channels
+        )
         single = input.dtype == self.weight.dtype == torch.float32
         is_plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if is_large and single and is_plain and h % 2 == 0 and not torch.compiler.is_compiling():

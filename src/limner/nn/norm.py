@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_WIDE = 1024  # pixels from which ATen's group norm processes all channels together
+_MIN_PIXELS = 1024  # pixels from which ATen's group norm processes all channels together
 
 
 def groups(channels: int) -> int:
@@ -127,7 +127,7 @@ class _Norm(torch.autograd.Function):
         """Return the features, and mean and 1 / deviation of each channel's group, "b c"."""
         b, c, h, w = x.shape
         flat = _flat(x)
-        large = h * w >= _WIDE and x.device.type == "cpu"
+        large = h * w >= _MIN_PIXELS and x.device.type == "cpu"
         large = large and not torch.compiler.is_dynamo_compiling()  # `_by_library` writes in place
         single = gain.dtype == _exact(flat, gain) == torch.float32
         normalise = _by_library if large and single else _by_moments

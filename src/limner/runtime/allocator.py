@@ -5,7 +5,7 @@ import sys
 from functools import cache
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # their numbers in glibc's malloc.h
-_KEPT = 2**28
+_TOP_PAD_BYTES = 2**28
 
 
 def release_memory() -> None:
@@ -32,4 +32,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 2**30)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_TOP_PAD, _KEPT)
+        mallopt(_TOP_PAD, _TOP_PAD_BYTES)

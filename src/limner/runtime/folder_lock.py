@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_LOOK_SECONDS = 0.05  # wait before a second try; `is_locked` holds its lock for less
+_RETRY_SECONDS = 0.05  # wait before a second try; `is_locked` holds its lock for less
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def locked_file(file: Path, in_use: str) -> Iterator[None]:
 def _exclusive_lock(descriptor: int, in_use: str) -> Iterator[None]:
     try:
         if not _try_lock(descriptor):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_RETRY_SECONDS)
             if not _try_lock(descriptor):
                 raise LimnerError(in_use)
         yield

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-_INTERRUPTED = 130  # exit code
+_INTERRUPT_EXIT_CODE = 130  # exit code
 
 
 def hold_sigterm() -> None:
@@ -35,7 +35,7 @@ def exit_at_signals(message: Callable[[], str]) -> Iterator[None]:
 
     def end(*signal_and_frame: object) -> None:
         os.write(2, f"{message()}\n".encode())
-        os._exit(_INTERRUPTED)
+        os._exit(_INTERRUPT_EXIT_CODE)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, end) for number in numbers}

@@ -23,9 +23,9 @@ from limner.studio.problems import Problem
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT, hint_inputs
 from limner.studio.tables import WAITING, Job, Picture
 
-_MOST_OPTIONS = 64
-_MOST_CHANGES = 64
-_MOST_CONTROLS = 4
+_MAX_OPTIONS = 64
+_MAX_CHANGES = 64
+_MAX_CONTROLS = 4
 _KINDS = {
     "array": "a list of values",
     "boolean": "true or false",
@@ -53,7 +53,7 @@ Name = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_clean
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,40}$")]
 PathId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 """An id in an address, which may be any word: an unknown one is answered with 404."""
-Options = Annotated[dict[Name, JsonValue], Field(max_length=_MOST_OPTIONS)]
+Options = Annotated[dict[Name, JsonValue], Field(max_length=_MAX_OPTIONS)]
 Values = dict[str, Any]
 
 
@@ -78,12 +78,12 @@ class Params(Strict):
     )
     sampler: Options = Field(default_factory=dict, description="the model's own options")
     options: Options = Field(default_factory=dict, description="the task's own options")
-    changes: Annotated[list[Words], Field(max_length=_MOST_CHANGES)] = Field(
+    changes: Annotated[list[Words], Field(max_length=_MAX_CHANGES)] = Field(
         default_factory=list[str],
         description="changes of the prompt's words, in order: replace:dog=cat, "
         "refine:with a hat, weight:red=2, cross:0.2, own:0.1, local:0.3",
     )
-    controls: Annotated[list[Name], Field(max_length=_MOST_CONTROLS)] = Field(
+    controls: Annotated[list[Name], Field(max_length=_MAX_CONTROLS)] = Field(
         default_factory=list[str],
         description="models that were trained as controls, to apply on top of this one; each "
         "follows its own hint (inputs hint, hint_2, ...), weighted by sampler.control_weights",
@@ -154,7 +154,9 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         if not model["labels"]:
             raise LimnerError("this model has no classes; leave the label out")
         raise unknown("class", params.label, model["labels"])
-    if params.changes and ("reword" not in model["tasks"] or request.task not in _CHANGING):
+    if params.changes and (
+        "reword" not in model["tasks"] or request.task not in _TASKS_WITH_CHANGES
+    ):
         raise LimnerError("this model or task cannot change words; leave the changes out")
     if params.size:
         _check_size(request, model, task)
@@ -165,7 +167,7 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
     _check_inputs(request, model, task)
 
 
-_CHANGING = ("paint", "reword")
+_TASKS_WITH_CHANGES = ("paint", "reword")
 
 
 def _with_controls(

@@ -21,9 +21,9 @@ from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_SIDE = 1024  # models use fewer pixels
-_MOST_SETTINGS = 20_000  # letters
-_ONE_AT_A_TIME = threading.Lock()
+_MAX_SIDE = 1024  # models use fewer pixels
+_MAX_SETTINGS_LETTERS = 20_000  # letters
+_DECODE_LOCK = threading.Lock()
 """Held while a picture is decoded, because one of 32 megapixels takes 128 MiB."""
 
 
@@ -33,7 +33,7 @@ def store_upload(content: bytes, folder: Path) -> Painted:
     Raises:
         LimnerError: the file is not a raster picture, is damaged, or has too many pixels.
     """
-    with _ONE_AT_A_TIME:
+    with _DECODE_LOCK:
         try:
             image, settings = _decode(content)
         finally:
@@ -57,7 +57,7 @@ def _decode(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
                 if image.width * image.height > MAX_UPLOAD_PIXELS:
                     raise Image.DecompressionBombError
                 settings = _settings(image)
-                image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+                image.draft("RGB", (2 * _MAX_SIDE, 2 * _MAX_SIDE))
                 image.load()
                 return _flat(ImageOps.exif_transpose(_shrink(image))), settings
     except (LimnerError, MemoryError):
@@ -75,13 +75,13 @@ def _shrink(image: Image.Image) -> Image.Image:
     """Reduce a picture to the largest side, before any copy is made, in a mode for averaging."""
     if image.mode.startswith("I") or image.mode == "F":
         raise LimnerError("the picture has more than 8 bits a channel; save it with 8")
-    if max(image.size) <= _SIDE:
+    if max(image.size) <= _MAX_SIDE:
         return image
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode == "P":
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image
 
 
@@ -96,9 +96,9 @@ def _flat(image: Image.Image) -> Image.Image:
 def _settings(image: Image.Image) -> dict[str, Any]:
     """Return the settings in a PNG of limner, or of a program that writes the text `parameters`."""
     text, parameters = image.info.get("limner"), image.info.get("parameters")
-    if text is None and isinstance(parameters, str) and len(parameters) <= _MOST_SETTINGS:
+    if text is None and isinstance(parameters, str) and len(parameters) <= _MAX_SETTINGS_LETTERS:
         return read_parameters(parameters.replace("\0", ""))
-    if not isinstance(text, str) or len(text) > _MOST_SETTINGS:
+    if not isinstance(text, str) or len(text) > _MAX_SETTINGS_LETTERS:
         return {}
     try:
         settings = json.loads(text)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 FILE = "model.safetensors"
 PIPELINE = "model_index.json"
-_FIRST = "emoji"  # as `limner.contract.bundled.DEFAULT`, whose import needs torch
-_DEPTH = 4  # levels of folders below the root in which runs are searched
-_MOST = 200
+_FIRST_MODEL = "emoji"  # as `limner.contract.bundled.DEFAULT`, whose import needs torch
+_MAX_DEPTH = 4  # levels of folders below the root in which runs are searched
+_MAX_MODELS = 200
 _PROPORTIONS = ((3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9))
 
 
@@ -34,14 +34,16 @@ def find_models(root: Path) -> dict[str, Path]:
     """
     zoo = Path(__file__).parent.parent / "zoo"
     folders = (path.parent for path in sorted(zoo.glob(f"*/{FILE}")))
-    bundled = {path.name: path for path in sorted(folders, key=lambda path: path.name != _FIRST)}
+    bundled = {
+        path.name: path for path in sorted(folders, key=lambda path: path.name != _FIRST_MODEL)
+    }
     runs = [
         folder
         for folder, names in walk_folders(root)
         if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
     runs.sort(key=lambda run: -modification_time(_file(run)))
-    trained = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
+    trained = {str(run.relative_to(root)): run for run in runs[:_MAX_MODELS] if run != root}
     return bundled | trained
 
 
@@ -49,12 +51,14 @@ def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folders below a root that may contain models or reports, with their file names."""
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
-        is_leaf = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
-        inner[:] = [] if is_leaf else sorted({*visible_folders(folder, inner)} - {*_NEVER})
+        is_leaf = depth >= _MAX_DEPTH or {FILE, PIPELINE} & {*names}
+        inner[:] = (
+            [] if is_leaf else sorted({*visible_folders(folder, inner)} - {*_SKIPPED_FOLDERS})
+        )
         yield Path(folder), names
 
 
-_NEVER = ("node_modules", "site-packages", "state", "samples", "src")
+_SKIPPED_FOLDERS = ("node_modules", "site-packages", "state", "samples", "src")
 
 
 def visible_folders(folder: str, inner: Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 from limner.contract.errors import LimnerError
 from limner.studio.settings import PORT
 
-_AGAIN = (429, 502, 503, 504)  # status codes of errors that pass with time
+_TEMPORARY_STATUSES = (429, 502, 503, 504)  # status codes of errors that pass with time
 _PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect to a stream of events
 
 
@@ -197,7 +197,7 @@ class Client:
             except urllib.error.HTTPError as error:
                 with error:
                     wait = float(error.headers.get("Retry-After", 1))
-                    if error.code not in _AGAIN or time.monotonic() + wait > end:
+                    if error.code not in _TEMPORARY_STATUSES or time.monotonic() + wait > end:
                         raise _error_of_response(error) from None
                     time.sleep(wait)
             except (OSError, HTTPException) as error:
@@ -234,7 +234,7 @@ class Client:
                         fields = {}
         except urllib.error.HTTPError as error:
             with error:
-                if error.code in _AGAIN:
+                if error.code in _TEMPORARY_STATUSES:
                     raise
                 raise _error_of_response(error) from None
 

@@ -14,9 +14,9 @@ from typing import Any
 from limner.contract.atomic_files import atomic_file, write_durably
 from limner.contract.errors import LimnerError, first_line, install_command
 
-_COPIES = 2_000
+_MAX_COPIES = 2_000
 """The largest number of copies that a host keeps."""
-_MARK = "limner-studio.txt"
+_MARKER_FILE = "limner-studio.txt"
 
 
 class CommonFiles:
@@ -94,7 +94,7 @@ class CommonFiles:
         if self._store is None:
             return
         copies = sorted(self.folder.glob("*/*.png"), key=lambda path: -path.stat().st_mtime)
-        for path in copies[_COPIES:]:
+        for path in copies[_MAX_COPIES:]:
             path.unlink(missing_ok=True)
 
     def mark(self, id: str | None = None) -> str:
@@ -107,13 +107,13 @@ class CommonFiles:
             OSError: the files cannot be read or written.
         """
         if self._store is None:
-            file = self.folder / _MARK
+            file = self.folder / _MARKER_FILE
             if id is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(id, encoding="ascii")
             return file.read_text(encoding="ascii") if file.is_file() else ""
         with _raise_os_errors():
-            key = self._store_path(Path(_MARK))
+            key = self._store_path(Path(_MARKER_FILE))
             if id is not None:
                 self._store.makedirs(self._root, exist_ok=True)
                 self._store.pipe_file(key, id.encode())

@@ -22,11 +22,11 @@ from limner.studio.background import in_slow_thread
 from limner.studio.catalogue import modification_time
 from limner.studio.settings import Settings
 
-ZIP = ".zip"
-_BUNDLED = ("emoji", "scenes")
-_OWN = ("mnist", "fashion-mnist")
+ZIP_SUFFIX = ".zip"
+_BUNDLED_SOURCES = ("emoji", "scenes")
+_STANDARD_SOURCES = ("mnist", "fashion-mnist")
 """Sources offered only if the folder LIMNER_DATA has them, because nothing is downloaded."""
-_LONGEST_NAME = 40
+_MAX_NAME_LETTERS = 40
 _EMPTY_REPORT: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
 
 
@@ -37,7 +37,7 @@ def file_name(title: str) -> str:
     'meine-fötos-2024-кот'
     """
     plain = unicodedata.normalize("NFKC", title).lower()
-    return re.sub(r"[\W_]+", "-", plain)[:_LONGEST_NAME].strip("-")
+    return re.sub(r"[\W_]+", "-", plain)[:_MAX_NAME_LETTERS].strip("-")
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,13 @@ class DataSets:
 
     def sources(self) -> dict[str, str]:
         """Return the sources as typed on the command line, by name; uploaded ones are first."""
-        uploads = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -modification_time(file))
+        uploads = sorted(
+            self.folder.glob(f"*{ZIP_SUFFIX}"), key=lambda file: -modification_time(file)
+        )
         folder = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
-        names = [name for name in _OWN if (folder / name).is_dir()]
+        names = [name for name in _STANDARD_SOURCES if (folder / name).is_dir()]
         return {file.stem: f"zip:{self._path_from_root(file)}" for file in uploads} | {
-            name: name for name in (*_BUNDLED, *names)
+            name: name for name in (*_BUNDLED_SOURCES, *names)
         }
 
     def _path_from_root(self, file: Path) -> str:
@@ -104,7 +106,7 @@ class DataSets:
     def _data_set(self, name: str, source: str) -> DataSet:
         process = self._check_processes.get(name)
         is_checking = process is not None and process.poll() is None
-        is_own = name not in (*_BUNDLED, *_OWN)
+        is_own = name not in (*_BUNDLED_SOURCES, *_STANDARD_SOURCES)
         try:
             check = _EMPTY_REPORT | json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError):
@@ -155,14 +157,14 @@ class DataSets:
             if not await in_slow_thread(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
             name = self._free_name(file_name(name) or "data")
-            partial.replace(self.folder / f"{name}{ZIP}")
+            partial.replace(self.folder / f"{name}{ZIP_SUFFIX}")
         finally:
             partial.unlink(missing_ok=True)
         self.start_check(name)
         return name
 
     def _free_name(self, name: str) -> str:
-        taken, free, number = self.sources().keys() | {*_OWN}, name, 1
+        taken, free, number = self.sources().keys() | {*_STANDARD_SOURCES}, name, 1
         while free in taken:
             number += 1
             free = f"{name}-{number}"
@@ -171,7 +173,7 @@ class DataSets:
     def delete(self, name: str) -> None:
         """Delete an uploaded archive, and its report."""
         self._end_check(name)
-        for suffix in (ZIP, ".json", ".png"):
+        for suffix in (ZIP_SUFFIX, ".json", ".png"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
     def _end_check(self, name: str) -> None:

@@ -16,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked_file
 from limner.studio.background import log
 
-_KEY = 0x6C696D6E  # key of PostgreSQL's advisory lock: "limn"
+_ADVISORY_KEY = 0x6C696D6E  # key of PostgreSQL's advisory lock: "limn"
 _PATIENCE, _EVERY = 3.0, 0.3
 """Seconds until a server has noticed a killed studio's closed connection, and between two tries."""
 _KEEP_ALIVE = (
@@ -25,8 +25,8 @@ _KEEP_ALIVE = (
     "SET tcp_keepalives_count = 3",
 )
 """Settings with which the server also notices that the other studio's host or network is gone."""
-_GONE_SECONDS = 90.0  # after which the server has noticed, with these settings
-_LOOK_SECONDS = 1.0
+_DISCONNECT_SECONDS = 90.0  # after which the server has noticed, with these settings
+_RETRY_SECONDS = 1.0
 
 _IN_MEMORY = (None, "", ":memory:")
 
@@ -103,7 +103,10 @@ class _Lock:
             connection = stack.enter_context(self._engine.connect())
             for setting in _KEEP_ALIVE:
                 connection.execute(text(setting))
-            query, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + patience
+            query, end = (
+                text(f"SELECT pg_try_advisory_lock({_ADVISORY_KEY})"),
+                time.monotonic() + patience,
+            )
             while not connection.scalar(query):
                 if time.monotonic() > end or self.stop_event.wait(_EVERY):
                     return False
@@ -112,11 +115,11 @@ class _Lock:
 
     def keep(self) -> None:
         """Take the lock again if its connection is lost; stop this studio if another one has it."""
-        while not self.stop_event.wait(_LOOK_SECONDS):
+        while not self.stop_event.wait(_RETRY_SECONDS):
             if self._is_held():
                 continue
             with contextlib.suppress(SQLAlchemyError):  # the database is away, and may come back
-                if not self.take(_GONE_SECONDS) and not self.stop_event.is_set():
+                if not self.take(_DISCONNECT_SECONDS) and not self.stop_event.is_set():
                     self.is_lost = True
                     log.warning("another studio uses the database now; this one stops")
                     signal.raise_signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ from limner.studio import api_types
 from limner.studio.store import Store
 from limner.studio.tables import Job, Picture
 
-_MOST = 200  # pictures of a tree
+_MAX_PICTURES = 200  # pictures of a tree
 
 
 def parent_of(job: Job | None) -> str | None:
@@ -22,7 +22,7 @@ def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
     """
     root, job = picture, store.job_of(picture)
     ancestors: set[str] = set()
-    while (id := parent_of(job)) and id not in ancestors and len(ancestors) < _MOST:
+    while (id := parent_of(job)) and id not in ancestors and len(ancestors) < _MAX_PICTURES:
         ancestors.add(id)
         parent = store.picture(id)
         if parent is None:  # deleted: the tree starts below it
@@ -30,7 +30,7 @@ def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
         root, job = parent, store.job_of(parent)
     edits = [_edit(root, job, None)]
     parents = [root.id]
-    while parents and len(edits) < _MOST:
+    while parents and len(edits) < _MAX_PICTURES:
         jobs = store.jobs(of=parents)
         pictures = store.pictures_of(jobs)
         children = [
@@ -41,7 +41,7 @@ def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
         ]
         edits += children
         parents = [each.id for each in children]
-    return edits[:_MOST]
+    return edits[:_MAX_PICTURES]
 
 
 def _edit(picture: Picture, job: Job | None, parent: str | None) -> api_types.Edit:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-_ALIVE_SECONDS = 15.0
+_HEARTBEAT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Event:
     data: dict[str, Any]
 
 
-OVER = ("done", "failed", "cancelled")
-_LATEST = ("progress", "frame", "queued", "trouble", "paused")
+FINAL_EVENTS = ("done", "failed", "cancelled")
+_REPLACED_KINDS = ("progress", "frame", "queued", "trouble", "paused")
 
 
 class Channel:
@@ -49,8 +49,8 @@ class Channel:
         self._last_id = max(self._last_id + 1, time.time_ns() // 1_000_000)
         self._events.pop(name, None)
         self._events[name] = Event(self._last_id, name, data)
-        if name in OVER:
-            for latest in _LATEST:
+        if name in FINAL_EVENTS:
+            for latest in _REPLACED_KINDS:
                 self._events.pop(latest, None)
         self._wake()
 
@@ -62,7 +62,7 @@ class Channel:
     @property
     def is_over(self) -> bool:
         """Whether the job is over, so that no more events come."""
-        return any(name in self._events for name in OVER)
+        return any(name in self._events for name in FINAL_EVENTS)
 
     @property
     def is_running(self) -> bool:
@@ -93,7 +93,7 @@ class Channel:
                 if changed.is_set():
                     continue
                 try:
-                    await asyncio.wait_for(changed.wait(), _ALIVE_SECONDS)
+                    await asyncio.wait_for(changed.wait(), _HEARTBEAT_SECONDS)
                 except TimeoutError:
                     yield None
         finally:

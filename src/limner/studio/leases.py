@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from limner.studio.settings import MAX_ATTEMPTS
 from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, JobReport
 
-LOST = {
+LOST_PROBLEM = {
     "code": "worker-died",
     "message": "the workers that painted this job died twice",
     "hint": "ask for less: fewer pictures, fewer steps, a smaller model",
@@ -61,7 +61,7 @@ class HostState:
     restarts: int
 
 
-_SILENT = 60.0  # seconds without a report after which a host counts as gone
+_MAX_SILENCE_SECONDS = 60.0  # seconds without a report after which a host counts as gone
 
 
 def now() -> ColumnElement[float]:
@@ -97,7 +97,7 @@ def reclaim(session: Session) -> list[str]:
     for job in lost:
         failed = job.attempts >= MAX_ATTEMPTS
         job.state, job.worker, job.lease = FAILED if failed else WAITING, None, None
-        job.error = dict(LOST) if failed else None
+        job.error = dict(LOST_PROBLEM) if failed else None
     delete_reports(session, [job.id for job in lost])
     return [job.id for job in lost]
 
@@ -119,7 +119,7 @@ def hosts(session: Session) -> dict[str, HostState]:
     """Return the last reported state of the other hosts, by name; hosts that have been silent for a
     minute are removed.
     """
-    session.execute(delete(Host).where(Host.seen < now() - _SILENT))
+    session.execute(delete(Host).where(Host.seen < now() - _MAX_SILENCE_SECONDS))
     rows = session.scalars(select(Host).order_by(Host.name))
     return {row.name: HostState(row.workers, row.busy, row.restarts) for row in rows}
 

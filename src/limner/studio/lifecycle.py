@@ -16,12 +16,12 @@ from limner.studio.tables import Job, new_id
 from limner.studio.trainings import Trainings
 from limner.studio.workers import Workers
 
-_LOOK_PATIENCE = 0.3  # seconds at the start, as there may be very many folders below the root
+_SEARCH_SECONDS = 0.3  # seconds at the start, as there may be very many folders below the root
 _TIDY_SECONDS = 600.0
 _FOLLOW_SECONDS = 0.3
-FILES_OF = "files"
+FILES_DOCUMENT = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
-_PATIENCE = 3.0  # seconds for running jobs to end when the server stops
+_SHUTDOWN_SECONDS = 3.0  # seconds for running jobs to end when the server stops
 _SAVING_SECONDS = 45.0  # for a training to finish its step and save
 
 
@@ -68,7 +68,7 @@ class Studio:
         await in_thread(self.store.recover)
         await self.queue.recall()
         task = self._tasks.start(self.models.recall())
-        await asyncio.wait([task], timeout=_LOOK_PATIENCE)
+        await asyncio.wait([task], timeout=_SEARCH_SECONDS)
         self.workers.start(self.settings.device)
         self._tasks.start(self._tidy())
         if self.settings.shared:
@@ -81,7 +81,7 @@ class Studio:
         self.draining = self.queue.closed = True
         self.trainings.close()
         start = time.monotonic()
-        while self.workers.busy and time.monotonic() < start + _PATIENCE:
+        while self.workers.busy and time.monotonic() < start + _SHUTDOWN_SECONDS:
             await asyncio.sleep(0.05)
         self.queue.close()
         if self.trainings.running_id:
@@ -112,7 +112,7 @@ class Studio:
         Raises:
             LimnerError: the files cannot be written.
         """
-        id = self.store.document(FILES_OF).get("id") or new_id()
+        id = self.store.document(FILES_DOCUMENT).get("id") or new_id()
         try:
             self.store.common.mark(id)
         except OSError as error:
@@ -122,7 +122,7 @@ class Studio:
             raise LimnerError(
                 f"{message}; check that the place exists, or give another --files"
             ) from None
-        self.store.keep(FILES_OF, {"id": id})
+        self.store.keep(FILES_DOCUMENT, {"id": id})
 
     async def _follow(self) -> None:
         """Read the reports of workers on other hosts regularly."""

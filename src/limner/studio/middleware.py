@@ -31,16 +31,16 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_SECURE = (b"cross-origin-opener-policy", b"same-origin")
+_OPENER_POLICY = (b"cross-origin-opener-policy", b"same-origin")
 """Only for secure contexts, in which browsers send `Sec-Fetch-Site`; elsewhere browsers warn."""
-_FRESH = (b"cache-control", b"no-cache")  # so that all parts of a page are of one version
-_SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/healthz", "/readyz")
+_NO_CACHE = (b"cache-control", b"no-cache")  # so that all parts of a page are of one version
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PUBLIC_PATHS = ("/healthz", "/readyz")
 _UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
 """Routes that take uploads, and the largest number of bytes of each."""
-_AT_ONCE = 4
+_MAX_CONCURRENT = 4
 _GUESS_SECONDS = 0.5  # delay for each wrong token, one at a time
-_LONGEST_FORM = 2**14  # bytes of a form with a token
+_MAX_FORM_BYTES = 2**14  # bytes of a form with a token
 _TOKEN_PAGE_HEADERS = {
     b"content-type": b"text/html; charset=utf-8",
     b"content-security-policy": b"default-src 'none'; style-src 'unsafe-inline'; "
@@ -67,7 +67,7 @@ _TOKEN_PAGE = """<!doctype html>
 <input id="token" name="token" type="password" required autofocus autocomplete="current-password">
 <button>Open the studio</button><p role="status">MESSAGE</p></form></main></html>
 """
-_PLACE = re.compile(r"/(?:[\w-]+(?:/[\w-]+)*)?", re.ASCII)
+_PATH_PATTERN = re.compile(r"/(?:[\w-]+(?:/[\w-]+)*)?", re.ASCII)
 """Paths of the page's views, to which a browser may be led once it has the token."""
 
 
@@ -110,8 +110,8 @@ class Guard:
         """Pass a request on, with a limit on its body; add the studio's headers to the answer."""
         limit = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
         started, size = False, 0
-        extra = [_FRESH] if scope["path"].startswith("/page/") else []
-        extra += [_SECURE] if "sec-fetch-site" in headers else []
+        extra = [_NO_CACHE] if scope["path"].startswith("/page/") else []
+        extra += [_OPENER_POLICY] if "sec-fetch-site" in headers else []
 
         async def receive_within_limit() -> Message:
             nonlocal size
@@ -173,7 +173,7 @@ class Guard:
     async def _sign_in(self, receive: Receive, headers: dict[str, str], send: Send) -> None:
         """Store the typed token in a cookie, so that it appears in no address and no log."""
         content, has_more = b"", True
-        while has_more and len(content) <= _LONGEST_FORM:
+        while has_more and len(content) <= _MAX_FORM_BYTES:
             message = await receive()
             content += message.get("body", b"")
             has_more = message.get("more_body", False)
@@ -196,7 +196,7 @@ class Guard:
             message = f"this studio is not called {host[:80]!r}"
             return 421, "wrong-host", message, "open the address that it printed, or give --name"
         origin = headers.get("origin")
-        if scope["method"] not in _SAFE:
+        if scope["method"] not in _SAFE_METHODS:
             is_same = origin is None or origin.partition("://")[2] == host
             if not is_same or headers.get("sec-fetch-site", "same-origin") not in (
                 "same-origin",
@@ -206,7 +206,7 @@ class Guard:
                 return 403, "wrong-origin", message, "use the studio's own page"
         if (
             self.settings.token
-            and scope["path"] not in _OPEN
+            and scope["path"] not in _PUBLIC_PATHS
             and not self._has_token(scope, headers)
         ):
             message = "this studio requires its token"
@@ -278,7 +278,7 @@ def _too_large(path: str, limit: int) -> tuple[str, str]:
 
 def _place(path: str) -> str:
     """Return a path of the page; "/" for anything else, such as an address of another site."""
-    return path if _PLACE.fullmatch(path) else "/"
+    return path if _PATH_PATTERN.fullmatch(path) else "/"
 
 
 async def _token_page(send: Send, guess: bool, place: str) -> None:
@@ -312,7 +312,7 @@ class RequestLimit:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, when there is a free place."""

@@ -13,9 +13,11 @@ from limner.studio.store import Store
 from limner.studio.tables import Job, new_id
 
 Document = dict[str, Any]
-_NAME = "catalogue"
+_DOCUMENT_NAME = "catalogue"
 _REFRESH_SECONDS = 3.0  # between two searches for new runs
-_REST = 30  # at least so many times the duration of a search, for roots with very many folders
+_REST_FACTOR = (
+    30  # at least so many times the duration of a search, for roots with very many folders
+)
 
 
 class Models:
@@ -54,7 +56,7 @@ class Models:
     async def recall(self) -> None:
         """Find the models, and load the descriptions from the server's last run."""
         try:
-            cache = await in_thread(self._store.document, _NAME)
+            cache = await in_thread(self._store.document, _DOCUMENT_NAME)
             await self._find()
             if cache.get("version") == limner.__version__ and cache.get("shared") == self._shared:
                 self._learn(cache["models"], cache["stamps"])
@@ -64,7 +66,7 @@ class Models:
 
     async def refresh(self) -> None:
         """Find the models, unless that was done just before."""
-        pause = max(_REFRESH_SECONDS, _REST * self._refresh_seconds)
+        pause = max(_REFRESH_SECONDS, _REST_FACTOR * self._refresh_seconds)
         if time.monotonic() - self._last_refresh > pause and self.recall_event.is_set():
             self._last_refresh = time.monotonic()
             await self._find()
@@ -104,7 +106,7 @@ class Models:
         cache = {"version": limner.__version__, "shared": self._shared}
         cache |= {"models": models, "stamps": stamps}
         try:
-            await in_thread(self._store.keep, _NAME, cache)
+            await in_thread(self._store.keep, _DOCUMENT_NAME, cache)
         except Exception as error:  # only the next start is slower without it
             log.warning("the descriptions of models were not stored: %s", error)
 

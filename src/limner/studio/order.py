@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from limner.studio.leases import Owner, now, weights_condition
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, Job
 
-PLACE = (func.coalesce(Job.rank, 0), Job.number)
+QUEUE_ORDER = (func.coalesce(Job.rank, 0), Job.number)
 """The sort key of jobs: the lowest rank first, then the oldest."""
 
 
@@ -49,7 +49,7 @@ def with_jobs_ahead(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
 def jobs_ahead(session: Session, job: Job) -> Ahead:
     """Count the jobs that are painted before a waiting job."""
     rank = job.rank or 0
-    sooner = or_(PLACE[0] < rank, and_(PLACE[0] == rank, Job.number < job.number))
+    sooner = or_(QUEUE_ORDER[0] < rank, and_(QUEUE_ORDER[0] == rank, Job.number < job.number))
     before = or_(Job.state == RUNNING, and_(Job.state == WAITING, sooner))
     count: ColumnElement[int] = func.coalesce(Job.params["n"].as_integer(), 1)
     query = select(Job.model, func.count(), func.sum(count)).group_by(Job.model)
@@ -72,7 +72,9 @@ def next_batch(
         owner: worker on another host that takes the jobs; None for the studio's own.
         weights: hashes of the models that can be used; None for all.
     """
-    queue = select(Job).where(Job.state == WAITING, weights_condition(weights)).order_by(*PLACE)
+    queue = (
+        select(Job).where(Job.state == WAITING, weights_condition(weights)).order_by(*QUEUE_ORDER)
+    )
     queue = queue.with_for_update(skip_locked=True)  # hosts take jobs at the same time
     first = session.scalar(queue.limit(1))
     if first is None:
@@ -95,7 +97,7 @@ def move_to_front(session: Session, id: str) -> bool:
     """Move a job before all others that wait. Returns whether it is waiting."""
     job = session.scalar(select(Job).where(Job.id == id, Job.state == WAITING))
     if job is not None:
-        first = session.scalar(select(func.min(PLACE[0])).where(Job.state == WAITING)) or 0
+        first = session.scalar(select(func.min(QUEUE_ORDER[0])).where(Job.state == WAITING)) or 0
         job.rank = min(first, 0) - 1
     return job is not None
 

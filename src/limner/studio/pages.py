@@ -14,7 +14,7 @@ from limner.studio.middleware import came_by_https, cookie, without_token
 from limner.studio.problems import RefusedError, errors
 from limner.studio.settings import Settings
 
-_PAGE = str(files("limner.studio") / "page")
+_PAGE_FOLDER = str(files("limner.studio") / "page")
 
 
 def add_reports(app: FastAPI, studio: Studio) -> None:
@@ -55,7 +55,7 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
 def page_answer(status: int = 200) -> Response:
     """Return the page."""
     headers = {"Cache-Control": "no-cache"}
-    return FileResponse(f"{_PAGE}/index.html", status, headers, media_type="text/html")
+    return FileResponse(f"{_PAGE_FOLDER}/index.html", status, headers, media_type="text/html")
 
 
 def wants_page(request: Request) -> bool:
@@ -66,7 +66,7 @@ def wants_page(request: Request) -> bool:
 
 def add_page(app: FastAPI, settings: Settings) -> None:
     """Add the routes for the page and its files."""
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    app.mount("/page", StaticFiles(directory=_PAGE_FOLDER), name="page")
 
     async def page(request: Request) -> Response:
         """Return the page, which chooses its view by the address."""
@@ -88,6 +88,6 @@ def add_page(app: FastAPI, settings: Settings) -> None:
 
     async def icon() -> Response:
         """Return the page's icon at the address where browsers expect it."""
-        return FileResponse(f"{_PAGE}/icon.svg", media_type="image/svg+xml")
+        return FileResponse(f"{_PAGE_FOLDER}/icon.svg", media_type="image/svg+xml")
 
     app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)

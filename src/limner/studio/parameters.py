@@ -8,7 +8,7 @@ Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 123, Size: 512x512, Model: name
 import re
 from typing import Any
 
-_LAST = re.compile(r"Steps: \d+(?:, |$)")
+_LAST_LINE = re.compile(r"Steps: \d+(?:, |$)")
 _FIELD = re.compile(r'([A-Z][\w ]*): ("(?:[^"\\]|\\.)*"|[^,]*)(?:, |$)')
 _NEGATIVE = "Negative prompt: "
 
@@ -16,7 +16,7 @@ _NEGATIVE = "Negative prompt: "
 def read_parameters(text: str) -> dict[str, Any]:
     """Return the settings in such a text, with limner's names; empty for any other text."""
     *lines, last = text.strip().split("\n")
-    if not _LAST.match(last):
+    if not _LAST_LINE.match(last):
         return {}
     prompt, _, negative = "\n".join(lines).partition(_NEGATIVE)
     fields = dict(_FIELD.findall(last))

@@ -21,8 +21,8 @@ from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import Picture
 
-_FOREVER = "private, max-age=31536000, immutable"
-_AGAIN = "paint it again, or send it again"
+_CACHE_CONTROL = "private, max-age=31536000, immutable"
+_RETRY_HINT = "paint it again, or send it again"
 
 
 async def _picture(id: api_types.PathId, request: Request) -> Picture:
@@ -83,17 +83,17 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     ) -> Response:
         """Return a picture as a PNG file, or at another width, enlarged pixel by pixel."""
         path = await in_slow_thread(studio.store.common.fetch, picture.sha256)
-        headers = {"Cache-Control": _FOREVER}
+        headers = {"Cache-Control": _CACHE_CONTROL}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
         if w is None:
             if not path.is_file():
-                raise RefusedError(404, "unknown", "this picture's file is gone", _AGAIN)
+                raise RefusedError(404, "unknown", "this picture's file is gone", _RETRY_HINT)
             return FileResponse(path, media_type="image/png", headers=headers)
         try:
             content = await in_slow_thread(assets.resize_png, path, w)
         except LimnerError as error:
-            raise RefusedError(404, "unknown", str(error), _AGAIN) from None
+            raise RefusedError(404, "unknown", str(error), _RETRY_HINT) from None
         return Response(content, media_type="image/png", headers=headers)
 
     @app.get(

@@ -11,12 +11,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from limner.contract.errors import DISK_FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
-_AWAY = ("08", "40", "53", "57")
+_UNREACHABLE_CODES = ("08", "40", "53", "57")
 """Classes of PostgreSQL's temporary errors: connections, deadlocks, resources, shutdowns."""
 _BUSY_SECONDS = 5  # after which a client should try again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
-_YES_OR_NO = ("must be true or false", "give one of these")
+_BOOLEAN_ADVICE = ("must be true or false", "give one of these")
 _MALFORMED = {
     "extra_forbidden": ("is not known", "leave it out"),
     "missing": ("is missing", "add it"),
@@ -39,8 +39,8 @@ _MALFORMED = {
     "string_unicode": ("is not valid Unicode", "leave out halves of surrogate pairs"),
     "string_pattern_mismatch": ("is not of the form {pattern}", "correct it"),
     "literal_error": ("must be {expected}", "give one of these"),
-    "bool_type": _YES_OR_NO,
-    "bool_parsing": _YES_OR_NO,
+    "bool_type": _BOOLEAN_ADVICE,
+    "bool_parsing": _BOOLEAN_ADVICE,
     "list_type": ("must be a list", "put it in square brackets"),
     "dict_type": ("must be a JSON object", "put it in braces"),
     "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
@@ -48,7 +48,7 @@ _MALFORMED = {
     "recursion_loop": ("is nested too deeply", "give plain values, or lists of these"),
 }
 """Message and hint for a field that Pydantic refuses, by the type of its error."""
-_DOCUMENT = "see /api/v1/openapi.json for the fields of each request"
+_SCHEMA_HINT = "see /api/v1/openapi.json for the fields of each request"
 
 
 class Problem(BaseModel):
@@ -108,14 +108,14 @@ def malformed_response(error: Mapping[str, Any]) -> JSONResponse:
         message, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")
     if not names:
         field = "the request's body" if template else ""
-    return problem(422, "invalid", f"{field} {message}".strip(), hint or _DOCUMENT)
+    return problem(422, "invalid", f"{field} {message}".strip(), hint or _SCHEMA_HINT)
 
 
 def is_temporary(error: BaseException) -> bool:
     """Whether an error is temporary, such as a database that is locked or away, or a full disk."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError):
         return True
-    return _of_postgresql(error).get("C", "").startswith(_AWAY)
+    return _of_postgresql(error).get("C", "").startswith(_UNREACHABLE_CODES)
 
 
 def _of_postgresql(error: BaseException) -> Mapping[str, str]:

@@ -10,10 +10,10 @@ from limner.studio.order import Ahead, with_jobs_ahead
 from limner.studio.problems import Problem, as_refusal, is_temporary
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
-from limner.studio.tables import CANCELLED, DONE, FAILED, OVER, RUNNING, Job, Painted
+from limner.studio.tables import CANCELLED, DONE, FAILED, FINAL_STATES, RUNNING, Job, Painted
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds until the database is tried again
-_KEPT = "queue"
+_DOCUMENT_NAME = "queue"
 T = TypeVar("T")
 
 
@@ -76,11 +76,11 @@ class Queue:
 
     async def recall(self) -> None:
         """Pause the queue if it was paused when the server was stopped."""
-        self.paused = bool((await in_thread(self._store.document, _KEPT)).get("paused"))
+        self.paused = bool((await in_thread(self._store.document, _DOCUMENT_NAME)).get("paused"))
 
     async def pause(self, paused: bool) -> None:
         """Pause or resume the queue; running jobs are finished."""
-        await in_thread(self._store.keep, _KEPT, {"paused": paused})
+        await in_thread(self._store.keep, _DOCUMENT_NAME, {"paused": paused})
         self.paused = paused
         self.wake.set()
         for channel in self._channels.values():
@@ -167,7 +167,7 @@ class Queue:
                     for name, data in report.items():
                         self.tell(job.id, name, **data)
                 self._remote_reports[job.id] = job.worker, report
-            if job.state in OVER:
+            if job.state in FINAL_STATES:
                 self._end(job.id, job.state, **(job.error or job.notes or {}))
         self._remote_reports = {
             id: self._remote_reports[id] for id in self._remote_reports if id in self._channels
@@ -215,7 +215,7 @@ class Queue:
                 if current is None:
                     self._end(job.id, CANCELLED)
                 job = current or job
-        if job.state in OVER:
+        if job.state in FINAL_STATES:
             self._end(job.id, job.state, **(job.error or job.notes or {}))
         return channel
 

@@ -18,7 +18,7 @@ from limner.studio.order import pictures_of
 from limner.studio.problems import RefusedError, errors
 from limner.studio.tables import WAITING, Job
 
-_MOST = 1000
+_MAX_JOBS = 1000
 
 
 class QueueAnswer(BaseModel):
@@ -38,7 +38,7 @@ class Pause(Strict):
 class Clear(Strict):
     """A request to cancel all waiting jobs, or those with the given ids."""
 
-    jobs: Annotated[list[Id], Field(max_length=_MOST)] | None = None
+    jobs: Annotated[list[Id], Field(max_length=_MAX_JOBS)] | None = None
 
 
 class Cleared(BaseModel):

@@ -24,7 +24,7 @@ from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
 from limner.studio.leases import HostState, Owner
-from limner.studio.lifecycle import FILES_OF
+from limner.studio.lifecycle import FILES_DOCUMENT
 from limner.studio.models import Models
 from limner.studio.problems import as_refusal
 from limner.studio.queue import Queue
@@ -33,9 +33,9 @@ from limner.studio.store import Store
 from limner.studio.tables import Job
 from limner.studio.workers import Workers
 
-_TELL_SECONDS = 0.3
+_REPORT_SECONDS = 0.3
 _TIDY_SECONDS = 600.0
-_PATIENCE = 30.0  # seconds for running jobs to end when the worker stops
+_SHUTDOWN_SECONDS = 30.0  # seconds for running jobs to end when the worker stops
 
 
 class RemoteQueue(Queue):
@@ -109,7 +109,7 @@ class RemoteWorker:
         self._tasks.start(self._keep_leases())
         await stopped.wait()
         self.queue.closed = True
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _SHUTDOWN_SECONDS
         while self.workers.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
@@ -139,7 +139,7 @@ class RemoteWorker:
                 if message != last_message:
                     log.warning("progress cannot be reported to the studio: %s", message)
                 last_message = message
-            await asyncio.sleep(min(_TELL_SECONDS, self.settings.lease / 4))
+            await asyncio.sleep(min(_REPORT_SECONDS, self.settings.lease / 4))
 
 
 async def leave_studio(store: Store) -> None:
@@ -158,7 +158,10 @@ def check_studio(store: Store) -> None:
     Raises:
         LimnerError: no studio uses them, or one of another version.
     """
-    id, version = store.document(FILES_OF).get("id"), store.document("catalogue").get("version")
+    id, version = (
+        store.document(FILES_DOCUMENT).get("id"),
+        store.document("catalogue").get("version"),
+    )
     if id is None:
         raise LimnerError(
             "no studio uses this database; start it first: limner studio --db URL --files PLACE"

@@ -18,16 +18,16 @@ from typing import Any
 
 from limner.studio.catalogue import matching_files, walk_folders
 
-_MOST = 20  # reports of a run, and comparisons
-_LARGEST = 4 * 2**20  # bytes of a file of numbers
-_LARGEST_PAGE = 64 * 2**20
-_LETTERS = 20_000  # letters of a report as text
+_MAX_REPORTS = 20  # reports of a run, and comparisons
+_MAX_BYTES = 4 * 2**20  # bytes of a file of numbers
+_MAX_PAGE_BYTES = 64 * 2**20
+_MAX_LETTERS = 20_000  # letters of a report as text
 PAGE, NUMBERS = "index.html", "comparison.json"
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """Return the reports of a run, the newest first; damaged ones are left out."""
-    paths = matching_files(run, "evaluation/*/report.json")[:_MOST]
+    paths = matching_files(run, "evaluation/*/report.json")[:_MAX_REPORTS]
     documents = [report for file in paths if (report := _read(file, run)) is not None]
     return sorted(documents, key=lambda report: report["date"], reverse=True)
 
@@ -37,7 +37,7 @@ def comparisons(root: Path) -> dict[str, Path]:
     folders = [folder for folder, names in walk_folders(root) if {PAGE, NUMBERS} <= {*names}]
     return {
         hashlib.sha256(str(folder.relative_to(root)).encode()).hexdigest()[:20]: folder
-        for folder in folders[:_MOST]
+        for folder in folders[:_MAX_REPORTS]
     }
 
 
@@ -66,7 +66,7 @@ def page(folder: Path) -> Path | None:
     """Return the file of a comparison's page; None if it is missing or too large."""
     path = folder / PAGE
     try:
-        return path if _own(path, folder) and path.stat().st_size <= _LARGEST_PAGE else None
+        return path if _own(path, folder) and path.stat().st_size <= _MAX_PAGE_BYTES else None
     except OSError:
         return None
 
@@ -93,7 +93,7 @@ def _document(file: Path, folder: Path) -> Any:
     Raises:
         OSError, ValueError: the file cannot be read, is too large, is elsewhere, or is not JSON.
     """
-    if not _own(file, folder) or file.stat().st_size > _LARGEST:
+    if not _own(file, folder) or file.stat().st_size > _MAX_BYTES:
         raise ValueError("too large, or elsewhere")
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -102,12 +102,12 @@ def _read(file: Path, run: Path) -> dict[str, Any] | None:
     try:
         document = _document(file, run)
         text = file.with_suffix(".md")
-        is_readable = _own(text, run) and text.is_file() and text.stat().st_size <= _LARGEST
+        is_readable = _own(text, run) and text.is_file() and text.stat().st_size <= _MAX_BYTES
         return {
             "against": str(document["against"]["name"]),
             "date": str(document["date"])[:10],
             "rows": [_row(number) for number in document["numbers"] if number["row"] == "subject"],
-            "text": text.read_text(encoding="utf-8")[:_LETTERS] if is_readable else "",
+            "text": text.read_text(encoding="utf-8")[:_MAX_LETTERS] if is_readable else "",
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -15,10 +15,10 @@ from limner.runtime.log import read_log
 from limner.studio.catalogue import FILE, matching_files, modification_time, visible_folders
 
 RECIPE = "recipe.toml"
-_MOST = 200  # runs
-_DEPTH = 4
-_POINTS = 300  # points of a curve
-_KEPT = ("step", "images", "images_per_second")
+_MAX_RUNS = 200  # runs
+_MAX_DEPTH = 4
+_MAX_POINTS = 300  # points of a curve
+_RUN_COLUMNS = ("step", "images", "images_per_second")
 
 
 def find_runs(root: Path) -> dict[str, Path]:
@@ -26,12 +26,12 @@ def find_runs(root: Path) -> dict[str, Path]:
     runs: list[Path] = []
     for path, inner, names in os.walk(root):
         folder = Path(path)
-        is_leaf = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
+        is_leaf = RECIPE in names or len(folder.relative_to(root).parts) >= _MAX_DEPTH
         inner[:] = [] if is_leaf else visible_folders(path, inner)
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
     runs.sort(key=lambda run: -modification_time(run / RECIPE))
-    return {id_of(run, root): run for run in runs[:_MOST]}
+    return {id_of(run, root): run for run in runs[:_MAX_RUNS]}
 
 
 def id_of(run: Path, root: Path) -> str:
@@ -59,8 +59,8 @@ def describe_run(run: Path) -> dict[str, Any] | None:
 def curves(run: Path) -> dict[str, list[list[float]]]:
     """Return the numbers of a run's log by name: pairs (step, value), thinned out evenly."""
     rows = read_log(run)
-    rows = rows[:: -(len(rows) // _POINTS + 1)][::-1]  # this keeps the newest
-    names = dict.fromkeys(name for row in rows for name in row if name not in _KEPT)
+    rows = rows[:: -(len(rows) // _MAX_POINTS + 1)][::-1]  # this keeps the newest
+    names = dict.fromkeys(name for row in rows for name in row if name not in _RUN_COLUMNS)
     return {
         name: [[row["step"], row[name]] for row in rows if isinstance(row.get(name), int | float)]
         for name in names

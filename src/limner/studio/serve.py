@@ -20,7 +20,7 @@ from limner.studio.server import build, drain_and_stop
 from limner.studio.settings import Settings
 from limner.studio.workers import Process, WorkerDiedError
 
-_PATIENCE = 3  # seconds for open requests to finish when the server stops
+_SHUTDOWN_SECONDS = 3  # seconds for open requests to finish when the server stops
 
 
 class _Server(uvicorn.Server):
@@ -91,7 +91,7 @@ async def _serve_app(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=_PATIENCE,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         backlog=2048,
     )
     server, loop = _Server(config), asyncio.get_running_loop()

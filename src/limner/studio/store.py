@@ -23,7 +23,7 @@ from limner.studio.tables import (
     CANCELLED,
     DONE,
     FAILED,
-    OVER,
+    FINAL_STATES,
     RUNNING,
     WAITING,
     FullError,
@@ -35,8 +35,8 @@ from limner.studio.tables import (
 )
 
 _RESTORE_SECONDS = 3600.0
-_THERE = Picture.deleted.is_(None)
-_WAITS = {Job.state: WAITING, Job.worker: None, Job.lease: None}
+_NOT_DELETED = Picture.deleted.is_(None)
+_WAITING_VALUES = {Job.state: WAITING, Job.worker: None, Job.lease: None}
 
 
 class Store:
@@ -118,7 +118,7 @@ class Store:
         """
         with self._reading() as session:
             query = select(Job).limit(1000)
-            query = query.order_by(*(order.PLACE if unfinished else (Job.number,)))
+            query = query.order_by(*(order.QUEUE_ORDER if unfinished else (Job.number,)))
             if of:
                 parent, image = (Job.inputs[name].as_string() for name in ("parent", "image"))
                 query = query.where(parent.in_(of) | image.in_(of))
@@ -211,7 +211,7 @@ class Store:
         """Put a running job back in its place in the queue. Returns whether it was running."""
         conditions = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
-            result = session.execute(update(Job).where(*conditions).values(_WAITS))
+            result = session.execute(update(Job).where(*conditions).values(_WAITING_VALUES))
             leases.delete_reports(session, [id])
             return bool(result.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -224,7 +224,9 @@ class Store:
         conditions = (Job.state == RUNNING, Job.id.not_in(running), leases.is_own(self.owner))
         with self._writing() as session:
             result = session.execute(
-                update(Job).where(*conditions).values(_WAITS | {Job.attempts: Job.attempts - 1})
+                update(Job)
+                .where(*conditions)
+                .values(_WAITING_VALUES | {Job.attempts: Job.attempts - 1})
             )
             return result.rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -289,25 +291,29 @@ class Store:
     def picture(self, id: str) -> Picture | None:
         """Return a picture by its id; None if there is none."""
         with self._reading() as session:
-            return session.scalar(select(Picture).where(Picture.id == id, _THERE))
+            return session.scalar(select(Picture).where(Picture.id == id, _NOT_DELETED))
 
     def pictures_with(self, ids: Collection[str]) -> list[Picture]:
         """Return the pictures with the given ids, the newest first."""
         with self._reading() as session:
-            query = select(Picture).where(Picture.id.in_(ids), _THERE)
+            query = select(Picture).where(Picture.id.in_(ids), _NOT_DELETED)
             return list(session.scalars(query.order_by(Picture.number.desc())))
 
     def picture_of_file(self, sha256: str) -> Picture | None:
         """Return the newest picture of a file, given by its hash; None if there is none."""
         with self._reading() as session:
-            query = select(Picture).where(Picture.sha256 == sha256, _THERE)
+            query = select(Picture).where(Picture.sha256 == sha256, _NOT_DELETED)
             return session.scalar(query.order_by(Picture.number.desc()).limit(1))
 
     def pictures_of(self, jobs: Sequence[Job]) -> dict[int, list[Picture]]:
         """Return the pictures of jobs, by the jobs' numbers."""
         pictures: dict[int, list[Picture]] = {job.number: [] for job in jobs}
         with self._reading() as session:
-            query = select(Picture).where(Picture.job.in_(pictures), _THERE).order_by(Picture.place)
+            query = (
+                select(Picture)
+                .where(Picture.job.in_(pictures), _NOT_DELETED)
+                .order_by(Picture.place)
+            )
             for picture in session.scalars(query):
                 assert picture.job is not None
                 pictures[picture.job].append(picture)
@@ -408,7 +414,11 @@ class Store:
                 session.delete(picture)
             session.flush()
             kept = select(Picture.job).where(Picture.job.is_not(None))
-            conditions = Job.state.in_(OVER), Job.finished < uploads_before, Job.number.not_in(kept)
+            conditions = (
+                Job.state.in_(FINAL_STATES),
+                Job.finished < uploads_before,
+                Job.number.not_in(kept),
+            )
             session.execute(delete(Job).where(*conditions))
         for sha256 in {picture.sha256 for picture in old}:
             self.forget_file(sha256)

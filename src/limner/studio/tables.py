@@ -9,7 +9,7 @@ from sqlalchemy import JSON, ForeignKey, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-OVER = (DONE, FAILED, CANCELLED)
+FINAL_STATES = (DONE, FAILED, CANCELLED)
 
 
 class Table(DeclarativeBase):

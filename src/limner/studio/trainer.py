@@ -19,7 +19,7 @@ from typing import Any
 
 from limner.runtime.sigterm import hold_sigterm
 
-_NICE = 15
+_NICENESS = 15
 JSON, PNG = ".json", ".png"
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     """Run the command in the arguments, until it is done or the input ends."""
     hold_sigterm()
     with contextlib.suppress(AttributeError, OSError):  # os.nice does not exist on Windows
-        os.nice(_NICE)
+        os.nice(_NICENESS)
     threading.Thread(target=_stop_with_input, daemon=True).start()
     if arguments[0] == "check":
         write_check(arguments[1], Path(arguments[2]))

@@ -28,8 +28,8 @@ from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
 
-_OPTION = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
-_FILES = ("data.source", "train.init", "sampler.guide")
+_OPTION_PATTERN = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
+_FILE_OPTIONS = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 
 
@@ -40,9 +40,9 @@ def checked_option(option: str) -> str:
         ValueError: the text is not an option, or the option names a file.
     """
     name = ".".join(option.partition("=")[0].split(".")[:2])
-    if name in _FILES:
+    if name in _FILE_OPTIONS:
         raise ValueError(f"{name} names a file; give it on the command line")
-    if not _OPTION.fullmatch(option):
+    if not _OPTION_PATTERN.fullmatch(option):
         raise ValueError(f"{option!r} is not an option; write for example train.lr=1e-4")
     return option
 

@@ -23,15 +23,21 @@ from limner.studio.problems import Problem, RefusedError
 from limner.studio.settings import Settings
 
 _PROGRESS = re.compile(r"step ([\d,]+)/([\d,]+)  ")
-_ERROR = "limner: "
-_NEXT = ("trained", "paint with", "finishing this step", "stopped at step", "stopped before")
+_ERROR_PREFIX = "limner: "
+_NEXT_STEP_WORDS = (
+    "trained",
+    "paint with",
+    "finishing this step",
+    "stopped at step",
+    "stopped before",
+)
 """Starts of lines that say how to continue in a terminal; the page has buttons for it."""
-_REMARKS = 6
-_LETTERS = 20_000  # letters of a log to read, from its end
-_STOPPED = 130
-_MARK = "studio.txt"
+_MAX_REMARKS = 6
+_MAX_LETTERS = 20_000  # letters of a log to read, from its end
+_STOPPED_EXIT_CODE = 130
+_MARKER_FILE = "studio.txt"
 """A file in a run that was started here, with the id of the run. It is deleted with the folder."""
-_UNKNOWN: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
+_UNKNOWN_TRAINING: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
 
 
 @dataclass
@@ -69,7 +75,7 @@ class _Log:
     def remarks(self) -> list[str]:
         """The last of the other lines, without those that say how to continue in a terminal."""
         lines = [line for line in self.lines if not _PROGRESS.match(line)]
-        return [line for line in lines if not line.startswith(_NEXT)][-_REMARKS:]
+        return [line for line in lines if not line.startswith(_NEXT_STEP_WORDS)][-_MAX_REMARKS:]
 
 
 @dataclass
@@ -135,7 +141,7 @@ class Trainings:
                 number += 1
                 folder = self.settings.root / "runs" / f"{name}-{number}"
             folder.mkdir(parents=True)
-            (folder / _MARK).write_text(self._id(folder), encoding="ascii")
+            (folder / _MARKER_FILE).write_text(self._id(folder), encoding="ascii")
             return self._start(folder, ["train", *arguments, "--run", self._relative_path(folder)])
 
     def resume(self, id: str, options: Sequence[str] = ()) -> None:
@@ -212,7 +218,7 @@ class Trainings:
     def _is_own(self, run: Path) -> bool:
         """Whether a training was started here, and not on the command line."""
         try:
-            return (run / _MARK).read_text(encoding="ascii") == self._id(run)
+            return (run / _MARKER_FILE).read_text(encoding="ascii") == self._id(run)
         except (OSError, ValueError):
             return False
 
@@ -244,7 +250,7 @@ class Trainings:
             latest = self._earlier.get(id)
         if record is None and latest is None:
             return None
-        record = record or _UNKNOWN
+        record = record or _UNKNOWN_TRAINING
         code = latest.process.poll() if latest else 0
         runs_here = code is None
         runs_elsewhere = not runs_here and is_locked(run)
@@ -276,7 +282,7 @@ class Trainings:
         """
         if not ended or not self._is_own(ended.run) or is_locked(ended.run):
             return
-        if [file.name for file in ended.run.iterdir()] == [_MARK]:
+        if [file.name for file in ended.run.iterdir()] == [_MARKER_FILE]:
             shutil.rmtree(ended.run, ignore_errors=True)
 
     def _read_log(self, id: str) -> _Log:
@@ -285,7 +291,7 @@ class Trainings:
         except OSError:
             return _Log("", [])
         command, _, rest = text.partition("\n")
-        return _Log(command, [line for line in rest[-_LETTERS:].splitlines() if line.strip()])
+        return _Log(command, [line for line in rest[-_MAX_LETTERS:].splitlines() if line.strip()])
 
 
 def _state(running: bool, error: Problem | None, step: int, steps: int) -> str:
@@ -299,11 +305,11 @@ def _state(running: bool, error: Problem | None, step: int, steps: int) -> str:
 
 def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
     """Return the error with which a training ended, in one line; None if there was none."""
-    if code is None or code == _STOPPED:
+    if code is None or code == _STOPPED_EXIT_CODE:
         return None
     last = lines[-1] if lines else ""
-    if last.startswith(_ERROR):
-        message, _, hint = last.removeprefix(_ERROR).partition("; ")
+    if last.startswith(_ERROR_PREFIX):
+        message, _, hint = last.removeprefix(_ERROR_PREFIX).partition("; ")
         return Problem(code="training", message=message, hint=hint)
     if code < 0:
         message = "the process that trained was ended from outside"

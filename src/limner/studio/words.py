@@ -23,9 +23,9 @@ from limner.contract.emoji_names import emoji_captions
 from limner.contract.errors import LimnerError
 from limner.contract.wildcards import (
     LISTS,
-    LONGEST_CHOICE,
-    MOST_CHOICES,
-    NAME,
+    MAX_CHOICE_LETTERS,
+    MAX_CHOICES,
+    NAME_PATTERN,
     Lists,
     own_lists,
     own_lists_folder,
@@ -36,10 +36,10 @@ from limner.studio.background import in_slow_thread
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import RefusedError, errors
 
-_SHORTEST = 3  # letters of an offered word, at least
-_MOST_LISTS = 200
-_WORD = re.compile(rf"[a-z]{{{_SHORTEST},}}")
-ListName = Annotated[str, InPath(pattern=f"^{NAME}$", max_length=40)]
+_MIN_WORD_LETTERS = 3  # letters of an offered word, at least
+_MAX_LISTS = 200
+_WORD = re.compile(rf"[a-z]{{{_MIN_WORD_LETTERS},}}")
+ListName = Annotated[str, InPath(pattern=f"^{NAME_PATTERN}$", max_length=40)]
 
 
 def _one_line(choice: str) -> str:
@@ -49,7 +49,7 @@ def _one_line(choice: str) -> str:
     return choice
 
 
-Choice = Annotated[str, Field(max_length=LONGEST_CHOICE), AfterValidator(_one_line)]
+Choice = Annotated[str, Field(max_length=MAX_CHOICE_LETTERS), AfterValidator(_one_line)]
 
 
 class Words(BaseModel):
@@ -75,7 +75,7 @@ class WordLists(BaseModel):
 class NewList(Strict):
     """The choices of a list."""
 
-    words: Annotated[list[Choice], Field(min_length=1, max_length=MOST_CHOICES)]
+    words: Annotated[list[Choice], Field(min_length=1, max_length=MAX_CHOICES)]
 
 
 @cache
@@ -135,8 +135,8 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         """Store a list as `wildcards/NAME.txt`, which the command line reads, too."""
         folder = own_lists_folder(root)
         entries = await in_slow_thread(own_lists, folder)
-        if name not in entries and len(entries) >= _MOST_LISTS:
-            raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
+        if name not in entries and len(entries) >= _MAX_LISTS:
+            raise RefusedError(409, "full", f"there are {_MAX_LISTS} lists", "delete one first")
         choices = [choice.strip() for choice in body.words]
         if not all(choices) or any(choice.startswith("#") for choice in choices):
             raise LimnerError("a choice is empty or starts with #; leave it out")

@@ -54,7 +54,7 @@ from limner.studio.common_files import CommonFiles
 from limner.studio.settings import MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
-_LOADED = 3  # models kept in memory
+_MAX_LOADED = 3  # models kept in memory
 _PREVIEW_SECONDS = 0.1
 _PREVIEW_SIDE = 128  # largest side of a picture in a preview, in pixels
 Document = dict[str, Any]
@@ -118,7 +118,7 @@ class Worker:
             pairs = zip((name for name, _ in controls), others)
             self.models[key] = with_controls(model, [as_control(*each) for each in pairs])
         self.models.move_to_end(key)
-        while len(self.models) > _LOADED:
+        while len(self.models) > _MAX_LOADED:
             self.models.popitem(last=False)
         return self.models[key]
 

@@ -20,11 +20,11 @@ from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, Job, Painted
 
 Document = dict[str, Any]
-_LONGEST_LINE = 32 * 2**20
-_TRIES = 3
+_MAX_LINE_BYTES = 32 * 2**20
+_MAX_TRIES = 3
 """Starts that fail in a row before the trouble is reported; later tries are quiet, and rarer."""
-_LONGEST_PAUSE = 30.0  # seconds between two starts
-_DIED = Problem(
+_MAX_PAUSE_SECONDS = 30.0  # seconds between two starts
+_WORKER_DIED = Problem(
     code="worker-died",
     message="the process that painted this job died twice",
     hint="ask for less: fewer pictures, fewer steps, a smaller model",
@@ -68,7 +68,7 @@ class Process:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL if quiet else None,
-            limit=_LONGEST_LINE,
+            limit=_MAX_LINE_BYTES,
             start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
         )
         hello = await self._read()
@@ -187,14 +187,14 @@ class Workers:
         failures = 0
         try:
             while True:
-                problem = _DIED
+                problem = _WORKER_DIED
                 try:
-                    await self._begin(process, quiet=failures >= _TRIES)
+                    await self._begin(process, quiet=failures >= _MAX_TRIES)
                     while True:
                         await self._turn(process)
                         failures = 0
                 except WorkerDiedError as error:
-                    if process not in self._ready_processes and failures + 1 >= _TRIES:
+                    if process not in self._ready_processes and failures + 1 >= _MAX_TRIES:
                         self._set_trouble(str(error))
                 except Exception as error:  # the next turn may succeed
                     log.exception("a turn of the queue failed")
@@ -203,7 +203,7 @@ class Workers:
                 self.restarts += 1
                 await process.end()
                 await self._give_back(process, problem)
-                await asyncio.sleep(min(0.1 * 2**failures, _LONGEST_PAUSE))
+                await asyncio.sleep(min(0.1 * 2**failures, _MAX_PAUSE_SECONDS))
                 failures += 1
         finally:
             await process.end(0.3)

@@ -66,7 +66,8 @@ def names_in(file: Path) -> dict[str, list[str]]:
 def _module_name(file: Path) -> str:
     """Return the name of the module that a file was imported as; empty if it was not."""
     files = ((name, getattr(module, "__file__", None)) for name, module in [*sys.modules.items()])
-    return next((name for name, at in files if at and Path(at).resolve() == file.resolve()), "")
+    named = ((name, Path(at)) for name, at in files if at and at.endswith(file.name))
+    return next((name for name, at in named if at.resolve() == file.resolve()), "")
 
 
 def _run(file: Path) -> None:

@@ -27,7 +27,7 @@ _DATA = {
     "captioned": ImageSpec(3, 8, 8, text=text_spec(5)),
     "translating": ImageSpec(3, 8, 8, hint=ImageSpec(1, 8, 8)),
 }
-_REDUCED = {  # for models that enlarge
+_REDUCED_DATA = {  # for models that enlarge
     "reduced": ImageSpec(3, 8, 8, hint=ImageSpec(3, 4, 4)),
     "captioned": ImageSpec(3, 8, 8, text=text_spec(5), hint=ImageSpec(3, 4, 4)),
 }
@@ -37,7 +37,7 @@ _LAYOUTS = {  # for detectors, and for readers of captions
 }
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
-_QUICK = {"steps": 3}  # sampling options for models that have them
+_QUICK_SAMPLING = {"steps": 3}  # sampling options for models that have them
 _QUICK_LIKELIHOOD = {"tolerance": 1e-2}  # options of `log_prob` for models that have them
 _PERTURBATION = 0.05
 SEED = 11
@@ -176,7 +176,7 @@ def check_oblong(case: Case) -> None:
 def quick_options(model: GenerativeModel) -> dict[str, int]:
     """Return the sampling options that make a model fast."""
     options = model.sample_schema()["properties"]
-    return {name: value for name, value in _QUICK.items() if name in options}
+    return {name: value for name, value in _QUICK_SAMPLING.items() if name in options}
 
 
 def likelihood(model: LikelihoodModel, x: Images, c: Condition, noise: Noise) -> Likelihood:
@@ -193,7 +193,7 @@ def cases(of: Entry) -> list[Case]:
     model with its own tiny configuration on the same data, and {"model": NAME, "spec": {...}} one
     on data with these changes.
     """
-    for data in (_DATA, _REDUCED, _LAYOUTS):
+    for data in (_DATA, _REDUCED_DATA, _LAYOUTS):
         matches: list[Case] = []
         for kind, spec in data.items():
             case, model = _smallest(of, kind, spec)

@@ -17,7 +17,7 @@ from limner.testing.kept_promises import kept_promises
 
 _SIZES = ((32, 32), (48, 80))
 _PICTURES = 5
-_ERROR = 1e-3  # of the largest feature: float32 in another order of summation
+_MAX_ERROR = 1e-3  # of the largest feature: float32 in another order of summation
 
 
 def _pictures(channels: int, height: int, width: int) -> Pixels:
@@ -67,11 +67,13 @@ def check_batch(name: str) -> None:
         together, alone = opened(images), [opened(image[None]) for image in images]
         features = torch.cat([output.features for output in alone])
         error = _distance(together.features, features)
-        assert error < _ERROR, f"in a batch, features differ by {error:.2g} of the largest one"
+        assert error < _MAX_ERROR, f"in a batch, features differ by {error:.2g} of the largest one"
         if together.logits is not None:
             logits = torch.cat([_logits(output) for output in alone])
             error = _distance(together.logits, logits)
-            assert error < _ERROR, f"in a batch, scores differ by {error:.2g} of the largest one"
+            assert error < _MAX_ERROR, (
+                f"in a batch, scores differ by {error:.2g} of the largest one"
+            )
 
 
 def check_repeats(name: str) -> None:
@@ -83,7 +85,7 @@ def check_repeats(name: str) -> None:
     )
     for images in _accepted_pictures(first):
         error = _distance(first(images).features, second(images).features)
-        assert error < _ERROR, f"features differ by {error:.2g} of the largest one"
+        assert error < _MAX_ERROR, f"features differ by {error:.2g} of the largest one"
 
 
 def check_tells_apart(name: str) -> None:

@@ -47,8 +47,8 @@ PICTURES = 100
 """Number of pictures in each set."""
 REPEATS = 200
 """Number of repeats of the law; in 90 to 98 % of them the interval must hold the truth."""
-_GREY = 128  # the mean level of the pictures
-_VALUES = 10  # a number with fewer different values is too coarse for an interval of 95 %
+_MEAN_LEVEL = 128  # the mean level of the pictures
+_MIN_VALUES = 10  # a number with fewer different values is too coarse for an interval of 95 %
 _COLOURS = ("red", "green", "blue", "yellow", "pink", "white", "black", "brown", "orange", "purple")
 _THINGS = ("cat", "dog", "house", "tree", "car", "ship")
 _NAMES = tuple(f"{colour} {thing}" for thing in _THINGS for colour in _COLOURS)
@@ -80,7 +80,7 @@ class Law(Dataset):
         self.labels = torch.randint(len(_NAMES), (n,), generator=generator)
         x = _TEMPLATES[self.labels] + _NOISE * torch.randn(n, _SIDE**2, generator=generator)
         self._pixels = (
-            (x + _GREY + fault * _FAULT)
+            (x + _MEAN_LEVEL + fault * _FAULT)
             .round()
             .clamp(0, 255)
             .to(torch.uint8)
@@ -112,13 +112,13 @@ class Linear:
 
     def __call__(self, images: Pixels) -> Features:
         """Return projections of the pixels, and log-likelihoods of the classes."""
-        x = images.flatten(1).float() - _GREY
+        x = images.flatten(1).float() - _MEAN_LEVEL
         return Features(x @ _PROJECTION, -torch.cdist(x, _TEMPLATES).square() / (2 * _NOISE**2))
 
     def similarity(self, images: Pixels, text: Tensor) -> Tensor:
         """Return the similarity with the template of the class that a caption names."""
         index = (text[:, None] == self.tokens).all(2).int().argmax(1)
-        x = images.flatten(1).float() - _GREY
+        x = images.flatten(1).float() - _MEAN_LEVEL
         return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[index]).T
 
 
@@ -285,7 +285,7 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
     for name, rows in samples.items():
         table = torch.tensor(rows, dtype=torch.float64)
         truth = table[:, 0].mean()
-        if len(table[:, 0].unique()) < _VALUES:
+        if len(table[:, 0].unique()) < _MIN_VALUES:
             continue
         share = float(((table[:, 1] <= truth) & (truth <= table[:, 2])).double().mean())
         low, high = (p + z * math.sqrt(p * (1 - p) / len(rows)) for p, z in ((0.9, -2), (0.98, 2)))

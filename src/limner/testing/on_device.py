@@ -25,8 +25,8 @@ from limner.testing.cases import Case, cases, conditions_for, paint, toy_data
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
-FURTHEST_LEVELS = 8
-FURTHEST_LOSS = 0.01
+MAX_LEVEL_DIFFERENCE = 8
+MAX_LOSS_DIFFERENCE = 0.01
 """Largest accepted differences of float32 on another device: levels of a pixel, and share of a
 loss."""
 _CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ class Row:
     @property
     def is_accepted(self) -> bool:
         """Whether all results are within the accepted differences."""
-        is_near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
+        is_near = (self.levels or 0) <= MAX_LEVEL_DIFFERENCE and self.loss <= MAX_LOSS_DIFFERENCE
         return is_near and self.resumes and not self.error
 
     def cells(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from limner.testing.cases import (
 )
 from limner.training.loop import Loop, TrainOptions
 
-_LONGEST_GAME = 32  # steps until every weight must have had a gradient
+_MAX_GAME_STEPS = 32  # steps until every weight must have had a gradient
 
 
 def _first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
@@ -206,7 +206,7 @@ def check_turns(case: Case) -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     assert set(ids) <= names.keys(), "a player has weights that the model does not have"
     untrained, size = set(ids), 4 * model.batches_per_round
-    for step in range(_LONGEST_GAME):
+    for step in range(_MAX_GAME_STEPS):
         own: list[nn.Parameter] = []
         copies = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _turn_arguments(case, step, size)

@@ -39,8 +39,10 @@ MEAN, DEVIATION = 0.3, 0.5
 """The law of every number of the pictures."""
 _SIDE, _FEW = 16, 10
 _PICTURES, _LARGE_SIDE, _STEPS = 16, 64, 200
-_ERROR = 0.1  # of the deviation, after _STEPS steps; ancestral sampling has 0.034
-_LIMIT = 0.03  # of the deviation, in the limit; limner's have at most 0.010, half of it by chance
+_MAX_ERROR = 0.1  # of the deviation, after _STEPS steps; ancestral sampling has 0.034
+_MAX_LIMIT_ERROR = (
+    0.03  # of the deviation, in the limit; limner's have at most 0.010, half of it by chance
+)
 SCHEDULES: dict[str, Schedule] = {
     "a cosine schedule": DiscreteSchedule(cosine_betas()),
     "flow matching's line": LinearPath(),
@@ -118,11 +120,11 @@ def check_samples_the_law(sampler: Sampler) -> None:
             ("mean", float(few.mean()), float(many.mean()), MEAN),
             ("deviation", float(few.std()), float(many.std()), DEVIATION),
         ):
-            assert abs(value - expected) < _ERROR * DEVIATION, (
+            assert abs(value - expected) < _MAX_ERROR * DEVIATION, (
                 f"after {_STEPS} steps of {name}, the {what} is {value:.3f}, not {expected:g}"
             )
             limit = value + (value - early) / 3
-            assert abs(limit - expected) < _LIMIT * DEVIATION, (
+            assert abs(limit - expected) < _MAX_LIMIT_ERROR * DEVIATION, (
                 f"on {name}, the {what} is {early:.3f} after {_STEPS // 4} steps and {value:.3f} "
                 f"after {_STEPS}; with more it approaches {limit:.3f}, not {expected:g}; does a "
                 "step add too much or too little noise, or go too far?"

@@ -32,7 +32,7 @@ AverageName = Literal["constant", "warmup", "power"]
 
 WARMUP_POWER = 2 / 3
 """Exponent of the average's warm-up, the same as in diffusers' `EMAModel(use_ema_warmup=True)`."""
-WIDEST = math.sqrt(1 / 12)
+MAX_WIDTH = math.sqrt(1 / 12)
 """The relative width of a power-function average at gamma = 0, the plain mean of all so far."""
 FOLDER = "averages"
 """Name of the folder in a run that holds its snapshots."""
@@ -127,10 +127,10 @@ def gamma(width: float, option: str = "train.widths") -> float:
     Raises:
         LimnerError: a width out of range.
     """
-    if not 0 < width < WIDEST:
+    if not 0 < width < MAX_WIDTH:
         raise LimnerError(
             f"{option}={width:g}: the relative width of an average is above 0 and below "
-            f"{WIDEST:.3f}; try 0.05"
+            f"{MAX_WIDTH:.3f}; try 0.05"
         )
     t = width**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())

@@ -11,16 +11,16 @@ from limner.training.recipe import Recipe
 
 SIZES = (16, 32, 64, 128)
 """Picture sizes to try if the recipe gives none, in pixels of a side."""
-ENOUGH = 100_000
+SUFFICIENT_IMAGES = 100_000
 """Least number of images that training must see before larger pictures are considered."""
-_CHOSEN = ("steps", "log_every", "sample_every", "save_every")
-_SHARE = 0.9  # share of the time for steps; the rest is for sheets and states
+_CHOSEN_OPTIONS = ("steps", "log_every", "sample_every", "save_every")
+_TRAINING_SHARE = 0.9  # share of the time for steps; the rest is for sheets and states
 
 
 def fit_steps(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     """Return a recipe with as many steps as fit into a time.
 
-    If the size is free, it is the largest one whose steps see `ENOUGH` images.
+    If the size is free, it is the largest one whose steps see `SUFFICIENT_IMAGES` images.
 
     Args:
         recipe: recipe to train; a size that it gives is kept.
@@ -36,14 +36,14 @@ def fit_steps(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe
     refusal: LimnerError | None = None
     for size in _sizes(recipe):
         candidate = recipe if size is None else replace(recipe, data=recipe.data | {"size": size})
-        if best and _images(best[1], seconds) / 4 < ENOUGH:
+        if best and _images(best[1], seconds) / 4 < SUFFICIENT_IMAGES:
             break  # four times as many pixels take about four times as long
         try:
             estimate = dry_run(candidate, device=device)
         except LimnerError as error:  # such as pictures too small for the model
             refusal = error
             continue
-        if best and _images(estimate, seconds) < ENOUGH:
+        if best and _images(estimate, seconds) < SUFFICIENT_IMAGES:
             break
         best = candidate, estimate
     if best is None:
@@ -69,7 +69,7 @@ def with_choices(recipe: Recipe, old: Recipe) -> Recipe:
         old: recipe of the run.
     """
     size = {name: value for name, value in old.data.items() if name == "size"}
-    train = {name: value for name, value in old.train.items() if name in _CHOSEN}
+    train = {name: value for name, value in old.train.items() if name in _CHOSEN_OPTIONS}
     return replace(recipe, data=size | recipe.data, train=train | recipe.train)
 
 
@@ -88,7 +88,7 @@ def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:
 
 
 def _images(estimate: Estimate, seconds: float) -> float:
-    return _SHARE * seconds * estimate.images_per_second
+    return _TRAINING_SHARE * seconds * estimate.images_per_second
 
 
 def _sizes(recipe: Recipe) -> tuple[int | None, ...]:

@@ -27,7 +27,7 @@ from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 from limner.training.sharding import local_shards, own_shard
 
-_TIMED_STEPS = 3  # least number of steps
+_MIN_TIMED_STEPS = 3  # least number of steps
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
         loop.advance()
     for hook in hooks:
         hook.remove()
-    steps = max(_TIMED_STEPS, optimisers.period(options.optimizer))
+    steps = max(_MIN_TIMED_STEPS, optimisers.period(options.optimizer))
     start = time.perf_counter()
     for _ in range(steps):
         loop.advance()

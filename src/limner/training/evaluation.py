@@ -27,7 +27,7 @@ from limner.runtime.progress import say_error
 
 PREFIX = "evaluate."
 """Prefix of the numbers' names in the log."""
-_HINT = "limner options evaluate"  # lists the options
+_LIST_OPTIONS_HINT = "limner options evaluate"  # lists the options
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Evaluations:
         dataset: Dataset | None = None,
     ) -> None:
         values = validate_options(
-            EvaluateOptions, options, kind="evaluate option", prefix=PREFIX, hint=_HINT
+            EvaluateOptions, options, kind="evaluate option", prefix=PREFIX, hint=_LIST_OPTIONS_HINT
         )
         self.options = EvaluateOptions(**values)
         if options and "every" not in options:

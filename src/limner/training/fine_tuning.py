@@ -14,7 +14,11 @@ from limner.nn.text import TextEncoder
 from limner.runtime.progress import say
 from limner.training.data_record import DataRecord
 
-_NOT_READING = ("pool", "null", "seen")  # weights of a text encoder that do not encode tokens
+_NON_ENCODING_WEIGHTS = (
+    "pool",
+    "null",
+    "seen",
+)  # weights of a text encoder that do not encode tokens
 
 
 def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]) -> Learner:
@@ -104,7 +108,7 @@ def load_part(key: str, name: str) -> Learner:
 def _read_tokens(encoder: TextEncoder) -> dict[str, Tensor]:
     """Return the weights that encode tokens."""
     state = encoder.state_dict()
-    return {k: w for k, w in state.items() if k.split(".")[0] not in _NOT_READING}
+    return {k: w for k, w in state.items() if k.split(".")[0] not in _NON_ENCODING_WEIGHTS}
 
 
 def _text_encoder(model: Learner, description: str, parameters: list[nn.Parameter]) -> TextEncoder:

@@ -12,8 +12,8 @@ from limner.training.evaluation import PREFIX
 
 _COLOURS = ("#2f6fb2", "#d9663b", "#3c9a6b", "#8a5fb0", "#b8962e", "#5b6770")
 _ENDINGS = {"loss": "loss", "norm": "gradient norm", "lr": "learning rate"}
-_OTHER = "from the model"
-_NOT_DRAWN = {"step", "images", "seconds", "skipped"}
+_OTHER_PANEL = "from the model"
+_UNDRAWN_COLUMNS = {"step", "images", "seconds", "skipped"}
 _LOG_FROM = 20  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
@@ -49,9 +49,9 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return heading -> keys of the numbers in a panel."""
     panels: dict[str, list[str]] = {"loss": [], "images per second": []}
     for key in dict.fromkeys(key for row in rows for key in row):
-        if key in _NOT_DRAWN:
+        if key in _UNDRAWN_COLUMNS:
             continue
-        fallback = "images per second" if key == "images_per_second" else _OTHER
+        fallback = "images per second" if key == "images_per_second" else _OTHER_PANEL
         if key.startswith(PREFIX):  # each of these numbers has its own panel
             fallback = key.removeprefix(PREFIX)
         panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], fallback), []).append(key)
@@ -72,7 +72,7 @@ def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, 
     if all_values and min(all_values) > 0 and max(all_values) > _LOG_FROM * min(all_values):
         axis.set_yscale("log")
     axis.set_title(
-        keys[0] if heading == _OTHER and len(keys) == 1 else heading,
+        keys[0] if heading == _OTHER_PANEL and len(keys) == 1 else heading,
         fontsize=10,
         loc="left",
         color="#222222",

@@ -11,9 +11,9 @@ from limner.runtime import processes
 from limner.training.estimate import dry_run
 from limner.training.recipe import Recipe
 
-SURE = 1000
+SAFE_BATCH = 1000
 """Number of pictures at a time up to which nothing is checked, since a check takes a few steps."""
-_TRIED = 8  # pictures at a time in the steps that are measured
+_TRIAL_PICTURES = 8  # pictures at a time in the steps that are measured
 
 
 def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
@@ -32,16 +32,16 @@ def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
     processes.join(torch_device)
     options = recipe.options()
     rows = options.batch // (options.micro_batches * processes.size())
-    if rows <= SURE:
+    if rows <= SAFE_BATCH:
         return
-    small_batch = {"batch": _TRIED * processes.size(), "micro_batches": 1}
+    small_batch = {"batch": _TRIAL_PICTURES * processes.size(), "micro_batches": 1}
     estimate = dry_run(replace(recipe, train=recipe.train | small_batch), device=device)
     available = _memory(torch_device)
     fixed = estimate.memory - estimate.activations
-    most = max(1, int((available - fixed) / (estimate.activations / _TRIED)))
+    most = max(1, int((available - fixed) / (estimate.activations / _TRIAL_PICTURES)))
     if rows <= most:
         return
-    needed = fixed + estimate.activations * rows / _TRIED
+    needed = fixed + estimate.activations * rows / _TRIAL_PICTURES
     batch = options.batch // processes.size()
     parts = next(k for k in range(1, batch + 1) if batch % k == 0 and batch // k <= most)
     raise LimnerError(

@@ -12,7 +12,7 @@ Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
 Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source. With
 this factor an update is as large as one of AdamW, so that learning rate and weight decay have the
 same meaning. Different: only its shape decides whether a parameter is a matrix; small tables of
-labels and the layers that output pictures are narrower than `NARROWEST`, and AdamW updates them.
+labels and the layers that output pictures are narrower than `MIN_SIDE`, and AdamW updates them.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from limner.nn.precision import has_bfloat16
 from limner.training.by_matrix import ByMatrix
 
-NARROWEST = 32
+MIN_SIDE = 32
 """The least length of a matrix's shorter side; AdamW updates narrower matrices."""
 MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -50,7 +50,7 @@ class Muon(ByMatrix):
 
     def takes(self, rows: int, columns: int) -> bool:
         """Return whether a matrix is wide enough."""
-        return min(rows, columns) >= NARROWEST
+        return min(rows, columns) >= MIN_SIDE
 
     def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         """Take one step of orthogonal momentum."""

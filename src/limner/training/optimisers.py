@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limner.training.muon import Muon
-from limner.training.soap import EVERY, SOAP
+from limner.training.soap import SOAP, UPDATE_PERIOD
 
 OptimizerName = Literal["adamw", "adam", "rmsprop", "muon", "soap"]
 ScheduleName = Literal["constant", "cosine", "linear"]
@@ -55,7 +55,7 @@ def optimizer(
 
 def period(name: OptimizerName) -> int:
     """Return the number of updates in which an optimiser does each kind of work at least once."""
-    return EVERY if name == "soap" else 1
+    return UPDATE_PERIOD if name == "soap" else 1
 
 
 def rate(step: int, steps: int, *, schedule: ScheduleName = "constant", warmup: int = 0) -> float:

@@ -17,7 +17,7 @@ from limner.contract.options import (
 )
 from limner.training import averages, optimisers
 
-_HINT = "limner options train"  # lists the options
+_LIST_OPTIONS_HINT = "limner options train"  # lists the options
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         checked = validate_options(
-            TrainOptions, values, kind="train option", prefix="train.", hint=_HINT
+            TrainOptions, values, kind="train option", prefix="train.", hint=_LIST_OPTIONS_HINT
         )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -155,7 +155,9 @@ class TrainOptions:
             LimnerError: an unknown name (the message names the nearest one), or an invalid value.
         """
         return cls(
-            **validate_options(cls, values, kind="train option", prefix="train.", hint=_HINT)
+            **validate_options(
+                cls, values, kind="train option", prefix="train.", hint=_LIST_OPTIONS_HINT
+            )
         )
 
     def player(self, name: str) -> PlayerOptions:

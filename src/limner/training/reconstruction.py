@@ -28,7 +28,9 @@ from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.run import open_stream
 
-_PENALTY = 1e-4  # large shares of both signs would enlarge the rounding errors of half precision
+_RIDGE_PENALTY = (
+    1e-4  # large shares of both signs would enlarge the rounding errors of half precision
+)
 _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -140,7 +142,7 @@ def solve(
     gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
     sides = np.array([_product(a, wanted) for a in profiles])
     length = _product(wanted, wanted)
-    shares = np.linalg.solve(gram + _PENALTY * length * np.eye(len(gram)), sides)
+    shares = np.linalg.solve(gram + _RIDGE_PENALTY * length * np.eye(len(gram)), sides)
     shares /= shares.sum()
     residual = length - 2 * shares @ sides + shares @ gram @ shares
     return shares, math.sqrt(max(residual, 0.0) / length)

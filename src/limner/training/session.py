@@ -30,7 +30,7 @@ from limner.training.sharding import own_shard
 from limner.training.state import load_state, save_state
 from limner.training.validation import Validation, no_better
 
-_COLUMNS = 10  # largest number on a sample sheet
+_MAX_COLUMNS = 10  # largest number on a sample sheet
 
 OnStep = Callable[[Loop, dict[str, float]], bool | None]
 """Function called after every step; a true result ends the run there, and everything is saved."""
@@ -184,10 +184,10 @@ class Session:
         """Return the conditions of a sheet's pictures, and its columns: one per class if any."""
         spec = self.loop.model.spec
         if spec.text or spec.hint:
-            return self.stream.preview(n).c, min(n, _COLUMNS)
+            return self.stream.preview(n).c, min(n, _MAX_COLUMNS)
         if not spec.labels:
-            return Condition(), min(n, _COLUMNS)
-        columns = min(n, len(spec.labels), _COLUMNS)
+            return Condition(), min(n, _MAX_COLUMNS)
+        columns = min(n, len(spec.labels), _MAX_COLUMNS)
         labels = torch.arange(columns) * len(spec.labels) // columns
         return Condition(label=labels.repeat(n // columns)), columns
 

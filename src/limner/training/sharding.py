@@ -105,7 +105,7 @@ class Sharding:
         try:
             yield
         except RuntimeError as error:
-            if _MIXED not in str(error):
+            if _MIXED_TENSORS_MESSAGE not in str(error):
                 raise
             raise LimnerError(
                 f"model {self._model.name} uses weights of its blocks of layers outside these "
@@ -151,7 +151,7 @@ class Sharding:
         return clone
 
 
-_MIXED = "mixed torch.Tensor and DTensor"
+_MIXED_TENSORS_MESSAGE = "mixed torch.Tensor and DTensor"
 
 
 def _nowhere(p: nn.Parameter) -> nn.Parameter:

@@ -11,7 +11,7 @@ Vyas et al. (2024). SOAP: improving and stabilizing Shampoo using Adam. arXiv:24
 
 Without P and Q this is AdamW, except that eps is added to sqrt V before its bias is corrected. As
 in the authors' code, the first gradient only initialises L and R. Different: a side longer than
-`LONGEST` is not transformed; in the paper this holds only from 10,000 on.
+`MAX_SIDE` is not transformed; in the paper this holds only from 10,000 on.
 
 Where L or R has no information, its eigenvectors are rounding errors. They differ between machines,
 and with the split of a batch; therefore all processes use the eigenvectors of the first one.
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from limner.runtime import processes
 from limner.training.by_matrix import ByMatrix
 
-LONGEST = 256
+MAX_SIDE = 256
 """The longest side of a matrix that is transformed to the eigenbasis."""
-EVERY = 10
+UPDATE_PERIOD = 10
 """Number of updates between two improvements of the eigenvectors."""
 
 
@@ -41,7 +41,7 @@ class SOAP(ByMatrix):
 
     def takes(self, rows: int, columns: int) -> bool:
         """Return whether at least one side is short enough."""
-        return min(rows, columns) <= LONGEST
+        return min(rows, columns) <= MAX_SIDE
 
     def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         """Take one step of Adam along the eigenvectors, then update L, R and their eigenvectors."""
@@ -67,12 +67,12 @@ class SOAP(ByMatrix):
         p.sub_(_turn(update, state, back=True).view_as(p), alpha=lr)
         for side in _turned_sides(gradient):
             state[f"spread{side}"].lerp_(_gram_matrix(gradient, side), 1 - beta2)
-            if turns % EVERY == 0:
+            if turns % UPDATE_PERIOD == 0:
                 _improve_basis(state, side)
 
 
 def _turned_sides(matrix: Float[Tensor, "m n"]) -> list[int]:
-    return [side for side in (0, 1) if matrix.shape[side] <= LONGEST]
+    return [side for side in (0, 1) if matrix.shape[side] <= MAX_SIDE]
 
 
 def _gram_matrix(matrix: Float[Tensor, "m n"], side: int) -> Float[Tensor, "s s"]:

@@ -20,7 +20,7 @@ from limner.nn.precision import autocast
 from limner.runtime.seeding import seed_torch
 from limner.training.options import TrainOptions
 
-LOSS = "held_out.loss"
+LOSS_COLUMN = "held_out.loss"
 """Name of the held-out loss in the log."""
 HOLDOUT = 0.05
 """Share of pictures to hold out of a source without splits, if `train.validation` is given."""
@@ -28,9 +28,9 @@ _USUAL, _USUAL_SHARE = 128, 0.03
 """Default number of held-out pictures for each line of the log: at most this number, and at most
 this share of the pictures trained on since the last line. A loss without gradients costs less than
 a training step."""
-_MOST = 10_000  # held-out pictures, which stay in memory
-_LEAST_LINES = 2  # of a log; with fewer, a held-out loss shows nothing
-_PATIENCE = 10  # lines of the log without a better loss, until a message says so
+_MAX_PICTURES = 10_000  # held-out pictures, which stay in memory
+_MIN_LINES = 2  # of a log; with fewer, a held-out loss shows nothing
+_PATIENCE_LINES = 10  # lines of the log without a better loss, until a message says so
 
 
 class Validation:
@@ -63,7 +63,7 @@ class Validation:
             held_out = _open_held_out(data) if self.count else None
         if not held_out:
             return
-        if options.validation and self.count > (most := min(len(held_out), _MOST)):
+        if options.validation and self.count > (most := min(len(held_out), _MAX_PICTURES)):
             raise LimnerError(
                 f"train.validation={self.count}: give at most {most:,} of the held-out pictures"
             )
@@ -93,7 +93,7 @@ class Validation:
             total += float(sum(losses)) * len(batch.x)
         for buffer, value in saved_buffers:  # such as singular vectors, which change with each loss
             buffer.copy_(value)
-        return {LOSS: total / self.count}
+        return {LOSS_COLUMN: total / self.count}
 
 
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
@@ -111,18 +111,19 @@ def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
     Args:
         rows: all lines of the log so far.
     """
-    measured = [row for row in rows if row.get(LOSS) is not None]
+    measured = [row for row in rows if row.get(LOSS_COLUMN) is not None]
     if not measured:
         return None
-    best = min(range(len(measured)), key=lambda i: measured[i][LOSS])
+    best = min(range(len(measured)), key=lambda i: measured[i][LOSS_COLUMN])
     wait = len(measured) - 1 - best
-    times, rest = divmod(wait, _PATIENCE)
+    times, rest = divmod(wait, _PATIENCE_LINES)
     if rest or not times or times & (times - 1):
         return None
     best_row, last_row = measured[best], measured[-1]
     return (
-        f"the held-out loss has not improved since step {best_row['step']:,} ({best_row[LOSS]:g}, "
-        f"now {last_row[LOSS]:g}); longer training may only memorise the training pictures"
+        f"the held-out loss has not improved since step {best_row['step']:,} "
+        f"({best_row[LOSS_COLUMN]:g}, now {last_row[LOSS_COLUMN]:g}); longer training may only "
+        "memorise the training pictures"
     )
 
 
@@ -137,7 +138,7 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
     It says little about several players, in a short run, or with other classes or words.
     """
     is_short = (
-        not data or options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
+        not data or options.steps < _MIN_LINES * options.log_every or not _usual_count(options)
     )
     if is_short or len(model.players()) > 1:
         return None

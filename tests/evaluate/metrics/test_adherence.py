@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.layout import NONE, Objects, read_layout
+from limner.contract.layout import NO_OBJECT, Objects, read_layout
 from limner.contract.model import GenerativeModel, Turn
 from limner.data import open_data
 from limner.data.hints import draw_hint
@@ -152,7 +152,7 @@ def test_boxes_are_compared_with_the_detectors(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(data, ComposedScenes)
     real = RealPictures(data).first(N)
     known = read_layout(data.truth(real.indices(torch.arange(N))), len(object_numbers()))
-    assert bool(((known.kind != NONE).sum(1) == 2).all())
+    assert bool(((known.kind != NO_OBJECT).sum(1) == 2).all())
 
     class Exact:
         name = fingerprint = "knows"
@@ -162,8 +162,8 @@ def test_boxes_are_compared_with_the_detectors(monkeypatch: pytest.MonkeyPatch):
             raise NotImplementedError
 
         def detect(self, images):
-            kind = torch.where(known.kind == NONE, NONE, 0)
-            kind[:, : self.left_out] = NONE
+            kind = torch.where(known.kind == NO_OBJECT, NO_OBJECT, 0)
+            kind[:, : self.left_out] = NO_OBJECT
             return Objects(kind, kind, known.box), torch.ones(kind.shape)
 
     detector = Exact()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_uint8
-from limner.contract.layout import COLOURS, NONE, Objects, read_layout
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects, read_layout
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
@@ -28,8 +28,8 @@ from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.extractor import find_objects
 from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metrics.composition import (
-    LEAST,
-    LEAST_SCORE,
+    MIN_SCENES,
+    MIN_SCORE,
     SKILLS,
     Finding,
     ObjectObserver,
@@ -86,7 +86,7 @@ class Exact(Eye):
         if self.change:
             scenes = [self.data.scene(i) for i in numbers]
             truth = self.change(truth, [scene.skill if scene else "" for scene in scenes])
-        return Detections(truth, (truth.kind != NONE).float())
+        return Detections(truth, (truth.kind != NO_OBJECT).float())
 
 
 @functools.cache
@@ -179,19 +179,21 @@ def _other_colour(truth: Objects, skills: list[str]) -> Objects:
 
 
 def _other_kind(truth: Objects, skills: list[str]) -> Objects:
-    return truth._replace(kind=torch.where(truth.kind == NONE, NONE, (truth.kind + 1) % 417))
+    return truth._replace(
+        kind=torch.where(truth.kind == NO_OBJECT, NO_OBJECT, (truth.kind + 1) % 417)
+    )
 
 
 def _swapped_places(truth: Objects, skills: list[str]) -> Objects:
     box = truth.box.clone()
-    two = (truth.kind != NONE).sum(1) == 2
+    two = (truth.kind != NO_OBJECT).sum(1) == 2
     box[two, :2] = truth.box[two, :2].flip(1)
     return truth._replace(box=box)
 
 
 def _swapped_colours(truth: Objects, skills: list[str]) -> Objects:
     colour = truth.colour.clone()
-    two = (truth.kind != NONE).sum(1) == 2
+    two = (truth.kind != NO_OBJECT).sum(1) == 2
     colour[two, :2] = truth.colour[two, :2].flip(1)
     return truth._replace(colour=colour)
 
@@ -203,8 +205,8 @@ def _one_more(truth: Objects, skills: list[str]) -> Objects:
 
 def _last_missing(truth: Objects, skills: list[str]) -> Objects:
     kind = truth.kind.clone()
-    count = (kind != NONE).sum(1)
-    kind[count > 1, count[count > 1] - 1] = NONE
+    count = (kind != NO_OBJECT).sum(1)
+    kind[count > 1, count[count > 1] - 1] = NO_OBJECT
     return truth._replace(kind=kind)
 
 
@@ -301,8 +303,8 @@ def test_an_object_inside_is_smaller_and_a_quarter_of_its_box_is_in_the_other():
 
 def test_findings_have_names_and_places_without_an_object_are_left_out():
     columns = {
-        "kind": torch.tensor([[1, NONE, 0], [NONE, NONE, NONE]]),
-        "colour": torch.tensor([[NONE, 2, 3], [0, 0, 0]]),
+        "kind": torch.tensor([[1, NO_OBJECT, 0], [NO_OBJECT, NO_OBJECT, NO_OBJECT]]),
+        "colour": torch.tensor([[NO_OBJECT, 2, 3], [0, 0, 0]]),
         "score": torch.tensor([[0.75, 0.5, 0.25], [1.0, 1.0, 1.0]]),
         "box": torch.arange(24.0).view(2, 3, 4),
     }
@@ -319,9 +321,9 @@ def test_only_objects_above_the_least_score_count():
     one = Request("single", (RequestedObject("dog"),))
     three = Request("counting", (RequestedObject("dog", exact_count=3),))
     red = Request("colours", (RequestedObject("dog", colour="red"),))
-    dog = found("dog", 0, 0, 1, 1, colour="red", score=LEAST_SCORE)
+    dog = found("dog", 0, 0, 1, 1, colour="red", score=MIN_SCORE)
     assert shows_request([dog], one)
-    assert not shows_request([dog._replace(score=LEAST_SCORE - 0.01)], one)
+    assert not shows_request([dog._replace(score=MIN_SCORE - 0.01)], one)
     assert shows_request([dog, found("cat", 0, 0, 1, 1)], one), "other objects are allowed"
     assert shows_request([dog] * 3, three)
     assert shows_request([*[dog] * 3, dog._replace(score=0.2)], three), (
@@ -424,11 +426,13 @@ def test_pictures_with_scene_captions_are_evaluated_in_any_order():
 
 def test_too_few_pictures_are_refused_with_the_required_number():
     data = composed()
-    with pytest.raises(LimnerError, match=rf"at least {LEAST} pictures of each skill") as error:
+    with pytest.raises(
+        LimnerError, match=rf"at least {MIN_SCENES} pictures of each skill"
+    ) as error:
         judged(data, n=40)
     required = int(re.findall(r"give -n ([\d,]+) or more", str(error.value))[0].replace(",", ""))
     assert 40 < required <= N
-    with pytest.raises(LimnerError, match=f"have {LEAST - 1} of"):
+    with pytest.raises(LimnerError, match=f"have {MIN_SCENES - 1} of"):
         judged(data, n=required - 1)
     assert skills(judged(data, n=required))["composition"] == 1
     few = composed(skills="counting,single")
@@ -477,8 +481,8 @@ def detections(**fields: object) -> Detections:
     """Return a dog and an empty place in each of two pictures, with some fields changed."""
     boxes = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(2, 2, 4)
     parts = {
-        "kind": torch.tensor([[0, NONE]] * 2),
-        "colour": torch.tensor([[NONE, NONE]] * 2),
+        "kind": torch.tensor([[0, NO_OBJECT]] * 2),
+        "colour": torch.tensor([[NO_OBJECT, NO_OBJECT]] * 2),
         "box": boxes,
         "score": torch.tensor([[0.9, 0.0]] * 2),
     } | fields
@@ -515,7 +519,7 @@ class OwnDetector:
         (detections(box=torch.ones(2, 2, 2)), r"box by detect of mine has the shape \(2, 2, 2\);"),
         (detections(box=torch.ones(2, 2, 0)), r"box by detect of mine has the shape \(2, 2, 0\);"),
         (detections(box=torch.ones(())), r"box by detect of mine has the shape \(\);"),
-        (detections(kind=[[0, NONE]] * 2), "detect of mine does not return objects; return"),
+        (detections(kind=[[0, NO_OBJECT]] * 2), "detect of mine does not return objects; return"),
         (detections(score=[[0.9, 0.0]] * 2), "detect of mine does not return objects; return"),
         (detections(score=torch.full((2, 2), 1.5)), "score by detect of mine is not valid"),
         (detections(colour=torch.full((2, 2), -2)), "colour by detect of mine is not valid"),
@@ -542,6 +546,6 @@ def test_invalid_detections_are_refused(found: object, said: str):
 def test_boxes_may_exceed_the_picture_and_places_without_an_object_hold_any_numbers():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     box = torch.tensor([[-0.1, 0.2, 0.5, 1.2], [31.0, 31.0, 31.0, 31.0]]).expand(2, 2, 4)
-    colour = torch.tensor([[NONE, 99]] * 2)
+    colour = torch.tensor([[NO_OBJECT, 99]] * 2)
     found = detections(box=box, colour=colour)
     assert find_objects(OwnDetector(found), images) == found  # pyright: ignore

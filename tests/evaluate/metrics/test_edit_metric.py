@@ -14,7 +14,7 @@ import limner
 from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_uint8
-from limner.contract.layout import COLOURS, NONE, Objects
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.text import Tokenizer
 from limner.data import open_data
@@ -131,7 +131,7 @@ class Exact(Eye):
                     self.known[_digest(picture(variant, size))] = scene
 
     def detect(self, images: Tensor) -> Detections:
-        kind, colour = torch.full((2, len(images), 4), NONE)
+        kind, colour = torch.full((2, len(images), 4), NO_OBJECT)
         box = torch.zeros(len(images), 4, 4)
         for row, x in enumerate(images):
             scene = self.known.get(_digest(x))
@@ -140,7 +140,7 @@ class Exact(Eye):
                 if thing.colour:
                     colour[row, slot] = COLOURS.index(thing.colour)
                 box[row, slot] = torch.tensor(thing.box)
-        return Detections(Objects(kind, colour, box), (kind != NONE).float())
+        return Detections(Objects(kind, colour, box), (kind != NO_OBJECT).float())
 
 
 class Flat:
@@ -171,7 +171,7 @@ def found(way: str, size: int = 32, **options) -> dict[tuple[str, str], Number]:
         **{"extractor": Exact(size), **options},
     )  # fmt: skip
     sheet = report.pictures["edits"]
-    assert tuple(sheet.shape) == (8 * module.WAYS, 3, size, size)
+    assert tuple(sheet.shape) == (8 * module.EDITS_PER_SCENE, 3, size, size)
     return {(number.row, number.name): number for number in report.numbers}
 
 

@@ -157,7 +157,7 @@ def test_order_and_block_size_change_nothing(monkeypatch: pytest.MonkeyPatch):
     train, held_out, generated = sets(8)
     expected = fld(train, held_out, generated)
     shuffled = fld(train, held_out.flip(0), generated[torch.randperm(100)])
-    monkeypatch.setattr(module, "_BLOCK", 900)
+    monkeypatch.setattr(module, "_BLOCK_DISTANCES", 900)
     blocks = fld(train.float().double(), held_out, generated)
     for one, same, other in zip(shuffled, blocks, expected):
         assert one.value == pytest.approx(other.value, rel=1e-4, abs=1e-4)

@@ -75,7 +75,7 @@ def test_order_and_dtype_change_nothing_and_it_is_symmetric(monkeypatch: pytest.
     assert mind(x.flip(0), y[torch.randperm(80)]) == pytest.approx(expected, rel=1e-10)
     assert mind(y, x) == pytest.approx(expected, rel=1e-10)
     assert mind(x.double(), y.double()) == expected
-    monkeypatch.setattr(module, "_SOME", 7)
+    monkeypatch.setattr(module, "_BATCH_DIRECTIONS", 7)
     assert mind(x, y) == pytest.approx(expected, rel=1e-10)
     assert mind(x, y, seed=1).value == pytest.approx(expected.value, rel=0.1)
 

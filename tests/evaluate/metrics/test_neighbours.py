@@ -105,7 +105,7 @@ def test_block_size_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch)
     # Ties at 0 and at larger distances.
     x, y = torch.cat([x, y[:20], x[:5]]), torch.cat([y, x[:20], y[:3]])
     expected = precision_recall(x, y), density_coverage(x, y)
-    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    monkeypatch.setattr(neighbours, "_BLOCK_DISTANCES", block)
     assert (precision_recall(x, y), density_coverage(x, y)) == expected
 
 

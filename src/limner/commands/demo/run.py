@@ -50,12 +50,12 @@ COMPOSITIONS = (
     "two penguins in the snow",
 )
 """Prompts for the composing model."""
-_EACH = 4  # pictures of each prompt
-_WATCHED = 2  # pictures of each class on the sheets painted during training
-_MET = 20_000  # first training images, from which the real ones shown are taken
+_PICTURES_PER_PROMPT = 4  # pictures of each prompt
+_PICTURES_PER_CLASS = 2  # pictures of each class on the sheets painted during training
+_COMPARED_IMAGES = 20_000  # first training images, from which the real ones shown are taken
 _TIMED_STEPS = 12  # to measure the speed of this machine
-_SKETCHES = 6  # sheets painted during training
-_RESERVE = 1.6  # training stops after this multiple of the planned time
+_TRAINING_SHEETS = 6  # sheets painted during training
+_TIME_FACTOR = 1.6  # training stops after this multiple of the planned time
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Findings:
         compositions: prompt -> pictures by the composing model.
         seconds, images: training time, and number of training images seen.
         parameters: number of parameters of the model.
-        sheets: (images seen, pictures) during training, `_WATCHED` of each class.
+        sheets: (images seen, pictures) during training, `_PICTURES_PER_CLASS` of each class.
         samples: `PICTURES` of each class after training.
         real: as many from the data.
         frames: frames of one picture of each class.
@@ -123,7 +123,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     quoted_run = shlex.quote(str(run))
     print(
         f"open {page}\n"
-        f'from words:      limner sample "{COMPOSITIONS[0]}" -n {_EACH}\n'
+        f'from words:      limner sample "{COMPOSITIONS[0]}" -n {_PICTURES_PER_PROMPT}\n'
         f"paint more:      limner sample -m {quoted_run} --label all -n 8\n"
         f"train longer:    limner resume {quoted_run} train.steps={8 * recipe.train['steps']}\n"
         f"your pictures:   limner train flow-matching folder:PATH data.size=32"
@@ -135,9 +135,9 @@ def _pictures_of(
     prompts: tuple[str, ...], model: str | None = None
 ) -> dict[str, UInt8[Tensor, "n c h w"]]:
     """Paint the first pictures of prompts as `limner sample` does, and return them by prompt."""
-    request = Request(model=model, prompts=prompts, n=_EACH)
+    request = Request(model=model, prompts=prompts, n=_PICTURES_PER_PROMPT)
     sheet, _ = paint_sheet(with_suited_model(request, prompts))
-    return dict(zip(prompts, sheet.images.split(_EACH)))
+    return dict(zip(prompts, sheet.images.split(_PICTURES_PER_PROMPT)))
 
 
 def _clear_folder(out: Path) -> Path:
@@ -171,7 +171,9 @@ def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
 def _train(findings: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
     """Train and paint sheets on the way; stop early if the machine is slower than estimated."""
     steps = findings.recipe.train["steps"]
-    sheet_steps = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
+    sheet_steps = {
+        max(1, round(steps * (i / (_TRAINING_SHEETS - 1)) ** 2)) for i in range(_TRAINING_SHEETS)
+    }
     start = time.perf_counter()
     painting_seconds = 0.0
 
@@ -180,11 +182,14 @@ def _train(findings: Findings, run: Path, dataset: Dataset, seconds: float) -> N
         if loop.step in sheet_steps:
             painting_start = time.perf_counter()
             findings.sheets.append(
-                (loop.images_seen, _sheet(loop.average, _WATCHED, findings.recipe.sampler))
+                (
+                    loop.images_seen,
+                    _sheet(loop.average, _PICTURES_PER_CLASS, findings.recipe.sampler),
+                )
             )
             painting_seconds += time.perf_counter() - painting_start
         findings.images = loop.images_seen
-        return time.perf_counter() - start - painting_seconds > _RESERVE * seconds
+        return time.perf_counter() - start - painting_seconds > _TIME_FACTOR * seconds
 
     train(findings.recipe, run, dataset=dataset, on_step=watch)
     findings.seconds = time.perf_counter() - start - painting_seconds
@@ -202,7 +207,7 @@ def _sheet(
 def _indices_by_class(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
     """Return the indices of the first `PICTURES` of each class that training sees, by class."""
     assert dataset.labels is not None
-    indices = Stream(dataset).indices(torch.arange(_MET))
+    indices = Stream(dataset).indices(torch.arange(_COMPARED_IMAGES))
     labels = dataset.labels[indices]
     chosen = []
     for i in range(classes):

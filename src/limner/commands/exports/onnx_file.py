@@ -59,9 +59,9 @@ from limner.maths.fixed_transforms import without_inversions
 from limner.runtime.progress import say
 
 _Options = Mapping[str, Any]
-_CLOSE: dict[WeightFormat, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
+_TOLERANCE: dict[WeightFormat, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
 """Largest root mean square difference between graph and model, for pictures in [-1, 1]."""
-_UNSURE = "few steps amplify rounding errors: give more sampler.steps, or please report it"
+_INACCURATE_HINT = "few steps amplify rounding errors: give more sampler.steps, or please report it"
 
 
 class ExportedModel(NamedTuple):
@@ -376,9 +376,9 @@ def difference(content: bytes, export: ExportedModel, store: WeightFormat) -> fl
     names = {value.name for value in session.get_inputs()}
     (output,) = session.run([export.output], {k: v for k, v in inputs.items() if k in names})
     delta = output - export.expected.numpy()
-    if not np.sqrt(np.square(delta).mean()) <= _CLOSE[store]:
+    if not np.sqrt(np.square(delta).mean()) <= _TOLERANCE[store]:
         raise LimnerError(
             f"the graph differs from the model by {np.abs(delta).max():.2g} and was not written; "
-            + (_UNSURE if store == "float32" else "give --store float32")
+            + (_INACCURATE_HINT if store == "float32" else "give --store float32")
         )
     return float(np.abs(delta).max())

@@ -7,11 +7,15 @@ import torch
 from onnxscript import opset20
 
 op: Any = opset20
-_CENTRAL = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-            -0.00125372503, -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
-_TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-         -0.0076224613, 0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
-_BORDER = 5.0
+_CENTRAL_COEFFICIENTS = (
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)  # fmt: skip
+_TAIL_COEFFICIENTS = (
+    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
+)  # fmt: skip
+_TAIL_START = 5.0
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -32,9 +36,11 @@ def erfinv(x: Any) -> Any:
     """
     one = op.Constant(value_float=1.0)
     w = op.Neg(op.Log(op.Mul(op.Sub(one, x), op.Add(one, x))))
-    central = _polynomial(_CENTRAL, op.Sub(w, op.Constant(value_float=_BORDER / 2)))
-    tail = _polynomial(_TAIL, op.Sub(op.Sqrt(w), op.Constant(value_float=3.0)))
-    is_tail = op.Less(op.Constant(value_float=_BORDER), w)
+    central = _polynomial(
+        _CENTRAL_COEFFICIENTS, op.Sub(w, op.Constant(value_float=_TAIL_START / 2))
+    )
+    tail = _polynomial(_TAIL_COEFFICIENTS, op.Sub(op.Sqrt(w), op.Constant(value_float=3.0)))
+    is_tail = op.Less(op.Constant(value_float=_TAIL_START), w)
     return op.Mul(op.Where(is_tail, tail, central), x)
 
 

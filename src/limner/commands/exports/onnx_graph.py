@@ -31,7 +31,7 @@ WeightFormat = Literal["float32", "float16", "int8"]
 """Number format in which large weights are stored."""
 OPSET = 20
 _DOMAIN = "limner"
-_LARGE = 1024  # weights with fewer numbers stay float32, since they save little space
+_MIN_HALF_SIZE = 1024  # weights with fewer numbers stay float32, since they save little space
 
 
 def trace(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
@@ -245,7 +245,7 @@ def reduce_weights(model: onnx.ModelProto, store: WeightFormat) -> onnx.ModelPro
     nodes, scales = list[Any](), list[Any]()
     for weight in small.graph.initializer:
         values = numpy_helper.to_array(weight)
-        if weight.data_type != TensorProto.FLOAT or values.size < _LARGE:
+        if weight.data_type != TensorProto.FLOAT or values.size < _MIN_HALF_SIZE:
             continue
         name, stored_name = weight.name, f"{weight.name}.{store}"
         if store == "float16" or values.ndim < 2:

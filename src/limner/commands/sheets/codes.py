@@ -21,9 +21,9 @@ from limner.data.sources import source_types
 from limner.evaluate.subject import open_reference, open_subject
 from limner.runtime.progress import say
 
-_ROW = 8  # pictures per row
+_PICTURES_PER_ROW = 8  # pictures per row
 _COORDINATES = 8  # numbers of a code that are varied for a single picture
-_REACH = 3.0  # standard deviations from 0 to each end
+_MAX_DEVIATIONS = 3.0  # standard deviations from 0 to each end
 
 
 def reconstruct(work: Work) -> Iterator[Images]:
@@ -84,7 +84,7 @@ def reconstruct_sheet(
     x = work.pictures["image"]
     x_hat = torch.cat([*RECONSTRUCT.start(work, {})]).cpu()
     error = float((x_hat - x).square().mean())
-    columns = min(len(x), _ROW)
+    columns = min(len(x), _PICTURES_PER_ROW)
     rows = [part for pair in zip(x.split(columns), x_hat.split(columns)) for part in pair]
     if len(x) % columns:  # a last row that is not full
         blank = x.new_ones(columns - len(x) % columns, *x.shape[1:])
@@ -114,7 +114,7 @@ def interpolate_sheet(
     x, c, request = work.pictures["image"], work.c, request.with_sampler({})
     if len(files) == 1:
         assert isinstance(work.model, Encodes)
-        values = torch.linspace(-_REACH, _REACH, steps).tolist()
+        values = torch.linspace(-_MAX_DEVIATIONS, _MAX_DEVIATIONS, steps).tolist()
         pictures = work.model.traverse(x, _COORDINATES, values, c)
         return Sheet(to_uint8(pictures.flatten(0, 1)).cpu(), steps, task="interpolate"), request
     if len(x) < 2:

@@ -20,8 +20,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.data.picture_files import read_mask, read_pictures
 
-_STRENGTH = 0.6  # default without a mask
-_ROUNDED = 0.05  # smallest rounding of the strength that is reported
+_DEFAULT_STRENGTH = 0.6  # default without a mask
+_MIN_REPORTED_ROUNDING = 0.05  # smallest rounding of the strength that is reported
 
 
 def kept_row_count(spec: ImageSpec, keep: float) -> int:
@@ -61,7 +61,7 @@ def _mask(work: Work, keep: float) -> Float[Tensor, "b 1 h w"]:
 def edit(
     work: Work,
     *,
-    strength: Annotated[float, Field(gt=0, le=1)] = _STRENGTH,
+    strength: Annotated[float, Field(gt=0, le=1)] = _DEFAULT_STRENGTH,
     rounds: Annotated[int, Field(ge=1, le=100)] | None = None,
     feather: Annotated[int, Field(ge=0, le=64)] = 0,
 ) -> Iterator[Images]:
@@ -115,7 +115,7 @@ def feather_mask(
 
 
 def _edit_count(
-    work: Work, *, strength: float = _STRENGTH, rounds: int | None = None, feather: int = 0
+    work: Work, *, strength: float = _DEFAULT_STRENGTH, rounds: int | None = None, feather: int = 0
 ) -> int:
     del rounds, feather
     assert isinstance(work.model, Edits)
@@ -130,9 +130,9 @@ def _missing_options(model: type) -> Sequence[str]:
 def rounding_remark(work: Work, options: Mapping[str, Any]) -> str:
     """Report the effective strength if rounding to whole steps changes it; else return ""."""
     assert isinstance(work.model, Edits)
-    strength: float = options.get("strength", _STRENGTH)
+    strength: float = options.get("strength", _DEFAULT_STRENGTH)
     actual = work.model.effective_strength(strength, **work.sampler)
-    if abs(actual - strength) < _ROUNDED:
+    if abs(actual - strength) < _MIN_REPORTED_ROUNDING:
         return ""
     known = work.model.sample_schema(work.model.config)["properties"]
     advice = "; give more sampler.steps" if "steps" in known else ""
@@ -212,7 +212,7 @@ def edit_sheet(
         if mask is not None or keep is not None:
             region = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
             work = replace(work, pictures={**work.pictures, "mask": region})
-        default = _STRENGTH if region is None else 1.0
+        default = _DEFAULT_STRENGTH if region is None else 1.0
         options = {"strength": strength or default, "rounds": rounds, "feather": feather or 0}
         if feather and region is None:
             raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")

@@ -21,8 +21,8 @@ from limner.contract.text import text_condition
 from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
-_KIND = "instruct:"
-_EMPTY = "an instruction is empty; write what to do: 'make the dog blue'"
+_KIND_PREFIX = "instruct:"
+_EMPTY_INSTRUCTION = "an instruction is empty; write what to do: 'make the dog blue'"
 
 
 def instruct(work: Work) -> Iterator[Images]:
@@ -30,7 +30,7 @@ def instruct(work: Work) -> Iterator[Images]:
     model = work.model
     assert isinstance(model, Follows)
     if not work.prompt.strip():
-        raise LimnerError(_EMPTY)
+        raise LimnerError(_EMPTY_INSTRUCTION)
     yield from model.follow(work.picture("image"), work.c, seed=list(work.seeds), **work.sampler)
 
 
@@ -71,7 +71,7 @@ def instruct_sheet(
             not a picture.
     """
     if not all(text.strip() for text in instructions):
-        raise LimnerError(_EMPTY)
+        raise LimnerError(_EMPTY_INSTRUCTION)
     settings = read_own_settings(file)
     base = (
         Request.read(file)
@@ -84,7 +84,7 @@ def instruct_sheet(
                 f"{file} was made from '{base.hints[0] if base.hints else ''}', which is missing; "
                 "put it back, or cut one picture out of the sheet and edit that"
             )
-        instructions = [*(text.removeprefix(_KIND) for text in base.changes), *instructions]
+        instructions = [*(text.removeprefix(_KIND_PREFIX) for text in base.changes), *instructions]
         file, asked = Path(base.hints[0]), {"n": base.n, "seed": base.seed} | asked
         if request.model in (None, base.model):
             request = replace(
@@ -104,7 +104,7 @@ def instruct_sheet(
         c = text_condition(work.model.spec, instruction, report).repeat(request.n)
         (images,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=pictures))
         columns.append(images)
-    changes = tuple(_KIND + text for text in instructions)
+    changes = tuple(_KIND_PREFIX + text for text in instructions)
     request = replace(request, prompts=(), changes=changes, hints=(str(file),))
     sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
     return sheet, request.with_sampler(work.sampler)
@@ -112,4 +112,4 @@ def instruct_sheet(
 
 def is_instruction(change: str) -> bool:
     """Whether a change of a picture is an instruction."""
-    return change.startswith(_KIND)
+    return change.startswith(_KIND_PREFIX)

@@ -28,8 +28,8 @@ from limner.contract.text import Tokenizer, plain_text, text_condition
 from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
-_SHARES = ("cross", "own", "local")
-_MOST = 10.0
+_SHARE_OPTIONS = ("cross", "own", "local")
+_MAX_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> ChangedPrompt:
             if not value.strip():
                 raise LimnerError("refine has no words to add; give some")
             prompt = f"{prompt} {value.strip()}"
-        elif kind in _SHARES:
+        elif kind in _SHARE_OPTIONS:
             shares[kind] = _number(kind, value, 1.0)
         elif kind in ("replace", "weight"):
             old, equals, new = (part.strip() for part in value.rpartition("="))
@@ -74,7 +74,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> ChangedPrompt:
             if match is None:
                 raise LimnerError(f"the prompt '{prompt}' has no '{old}'; name a word that it has")
             if kind == "weight":
-                gains[old] = _number(f"weight {old}", new, _MOST)
+                gains[old] = _number(f"weight {old}", new, _MAX_WEIGHT)
             else:
                 prompt = " ".join((prompt[: match.start()] + new + prompt[match.end() :]).split())
         else:
@@ -202,7 +202,7 @@ REWORD = Task(
     frames=_frame_count,
     remark=reconstruction_remark,
 )
-_PAIRS = replace(REWORD, function=_pairs)
+_PAIR_TASK = replace(REWORD, function=_pairs)
 
 
 def _report_words(work: Work) -> None:
@@ -257,7 +257,7 @@ def reword_sheet(
         image = read_picture(file, work.model.spec)
         work = replace(work, pictures={**work.pictures, "image": image})
     _report_words(work)
-    frames = _PAIRS.finish(work, strength=strength or 1.0)
+    frames = _PAIR_TASK.finish(work, strength=strength or 1.0)
     sheet = Sheet(frames[-1], 2, task="" if is_stored else "edit")
     return sheet, request.with_sampler(work.sampler)
 

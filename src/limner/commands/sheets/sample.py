@@ -11,7 +11,7 @@ from limner.commands.task import Task, Work, open_work
 from limner.contract.editing import Follows
 from limner.contract.image import Images
 
-_ROW = 8  # pictures per row
+_PICTURES_PER_ROW = 8  # pictures per row
 
 
 def paint(work: Work) -> Iterator[Images]:
@@ -49,7 +49,11 @@ def paint_sheet(
     """
     work = open_work(request, device)
     frames = PAINT.finish(work, forming=forming)
-    columns = request.n if len(work.seeds) > request.n or request.n <= _ROW else _ROW
+    columns = (
+        request.n
+        if len(work.seeds) > request.n or request.n <= _PICTURES_PER_ROW
+        else _PICTURES_PER_ROW
+    )
     if separate:
         request = request.with_all_classes(work.model.spec)
     return Sheet(frames[-1], columns, frames if forming else ()), request.with_sampler(work.sampler)

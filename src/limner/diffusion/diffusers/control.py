@@ -22,8 +22,8 @@ from limner.diffusion.diffusers.folder import (
     open_control,
 )
 
-_SIDE = 512  # pixels; a separate ControlNet does not give its size
-_ALONE = "a ControlNet of diffusers needs a pipeline; give its folder, too, as -m PIPELINE"
+_DEFAULT_SIDE = 512  # pixels; a separate ControlNet does not give its size
+_NO_PIPELINE = "a ControlNet of diffusers needs a pipeline; give its folder, too, as -m PIPELINE"
 
 
 @register(
@@ -55,8 +55,8 @@ class DiffusersControl(Foreign, Controlled):
     def header(cls, folder: Path) -> Header:
         """Read a folder's configuration: `Foreign`."""
         channels = control_config(folder).get("conditioning_channels", 3)
-        hint = ImageSpec(channels, _SIDE, _SIDE)
-        spec = ImageSpec(3, _SIDE, _SIDE, hint=hint, text=character_spec())
+        hint = ImageSpec(channels, _DEFAULT_SIDE, _DEFAULT_SIDE)
+        spec = ImageSpec(3, _DEFAULT_SIDE, _DEFAULT_SIDE, hint=hint, text=character_spec())
         return Header(cls.name, spec, {"folder": str(folder)})
 
     @classmethod
@@ -77,7 +77,7 @@ class DiffusersControl(Foreign, Controlled):
             LimnerError: there is no pipeline to use them with.
         """
         if not isinstance(base, Controlled):
-            raise LimnerError(_ALONE)
+            raise LimnerError(_NO_PIPELINE)
         return base.join([self, *others])
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
@@ -99,4 +99,4 @@ class DiffusersControl(Foreign, Controlled):
         Raises:
             LimnerError: always; it cannot paint without a pipeline.
         """
-        raise LimnerError(_ALONE)
+        raise LimnerError(_NO_PIPELINE)

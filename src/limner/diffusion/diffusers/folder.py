@@ -23,12 +23,14 @@ from limner.contract.text import character_spec
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-_CONTROL = "ControlNetModel"
+_CONTROLNET_CLASS = "ControlNetModel"
 _LIBRARIES = ("diffusers", "transformers")
 _NETWORKS = ("unet", "transformer")
 CODECS = ("vae", "vqvae", "movq")
-_ALONE = 128  # side of a latent map, if the configuration does not give it (Flux, Qwen-Image)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
+_DEFAULT_LATENT_SIDE = (
+    128  # side of a latent map, if the configuration does not give it (Flux, Qwen-Image)
+)
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
 _KNOWN_INPUTS = ("self", "prompt", "class_labels", "args", "kwargs")
 
 
@@ -136,7 +138,7 @@ def image_spec(folder: Path) -> ImageSpec:
     configs = _configs(folder)
     network = next((configs[name] for name in _NETWORKS if name in configs), {})
     codec = next((configs[name] for name in CODECS if name in configs), None)
-    size = network.get("sample_size") or _ALONE
+    size = network.get("sample_size") or _DEFAULT_LATENT_SIDE
     sides = (size, size) if isinstance(size, int) else tuple(size)
     channels = network.get("in_channels", 3) if codec is None else codec.get("out_channels", 3)
     height, width = (side * _enlarging(codec or {}) for side in sides)
@@ -207,7 +209,7 @@ def network_files(folder: Path) -> list[Path]:
     full = [file for file in files if "." not in file.stem]
     half = [file for file in files if re.fullmatch(r"[^.]+\.fp16(-\d+-of-\d+)?", file.stem)]
     if not full and not half:
-        pickles = [f for f in folder.iterdir() if f.suffix in _PICKLES]
+        pickles = [f for f in folder.iterdir() if f.suffix in _PICKLE_SUFFIXES]
         state = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
         raise LimnerError(
             f"{folder} has {state}; limner reads safetensors files: get those, or write them with "
@@ -253,7 +255,7 @@ def control_config(folder: Path) -> dict[str, Any]:
         LimnerError: the folder is another part of a pipeline, or damaged.
     """
     config = _json(folder / CONFIG)
-    if config.get("_class_name") != _CONTROL:
+    if config.get("_class_name") != _CONTROLNET_CLASS:
         raise LimnerError(
             f"{folder} is neither a model nor a ControlNet of diffusers; for a pipeline, give the "
             f"folder with its {INDEX}"
@@ -274,7 +276,7 @@ def open_control(folder: Path) -> Any:
         )
     import diffusers
 
-    return _open_with(getattr(diffusers, _CONTROL), folder, network_files(folder))
+    return _open_with(getattr(diffusers, _CONTROLNET_CLASS), folder, network_files(folder))
 
 
 def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:

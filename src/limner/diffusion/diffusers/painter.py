@@ -19,7 +19,11 @@ from limner.diffusion.diffusers.callback_iterator import iterate_callback
 from limner.diffusion.diffusers.folder import CODECS, guidance
 from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
 
-_DECODED = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")  # those with simple decoding
+_SIMPLE_DECODERS = (
+    "AutoencoderKL",
+    "AutoencoderTiny",
+    "AutoencoderDC",
+)  # those with simple decoding
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x", "v_prediction": "v"}
 See = Callable[[Tensor], None]
 
@@ -168,7 +172,7 @@ class Painter:
         """Return the numbers of the steps to decode."""
         if self.codec is None:
             return range(count)
-        is_decodable = type(self.codec).__name__ in _DECODED
+        is_decodable = type(self.codec).__name__ in _SIMPLE_DECODERS
         return {round(i * count / views) for i in range(views)} if is_decodable else ()
 
     def _decode(self, z: Tensor, shape: tuple[int, ...]) -> Images:

@@ -56,7 +56,7 @@ from limner.diffusion.diffusers.shared_attention import (
 from limner.diffusion.sampling import Edit, make_edit
 
 Strength = Annotated[float, Field(ge=0, le=2)]
-_PIXELS_AT_ONCE = 2**20  # number of pixels of a batch of pictures
+_BATCH_PIXELS = 2**20  # number of pixels of a batch of pictures
 
 
 @register(
@@ -80,7 +80,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
 
     def __init__(self, spec: ImageSpec, folder: str) -> None:
         super().__init__()
-        self.at_once = max(1, min(SAMPLE_BATCH, _PIXELS_AT_ONCE // (spec.height * spec.width)))
+        self.at_once = max(1, min(SAMPLE_BATCH, _BATCH_PIXELS // (spec.height * spec.width)))
         self._planes = [spec.hint.channels] if spec.hint else []
         self._take(open_pipeline(Path(folder)))
 

@@ -28,7 +28,7 @@ from limner.diffusion.prompt_to_prompt import SharedAttention
 from limner.nn.attention import Weights
 
 Stepped = Callable[[Tensor, Any, Tensor, Any], Tensor]
-_PLAIN = ("AttnProcessor", "AttnProcessor2_0")
+_PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
 
 def check_attention(pipeline: Any) -> None:
@@ -44,7 +44,7 @@ def check_attention(pipeline: Any) -> None:
             f"{type(pipeline).__name__} has another network"
         )
     kinds = {type(processor).__name__ for processor in unet.attn_processors.values()}
-    if unknown := sorted(kinds - {*_PLAIN}):
+    if unknown := sorted(kinds - {*_PLAIN_PROCESSORS}):
         raise LimnerError(
             f"words cannot be changed with the attention processor {unknown[0]} of this pipeline; "
             "give a pipeline without it"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import TextSpec
-from limner.contract.layout import COLOURS, NONE, Objects
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects
 from limner.evaluate.judges.judge import Detections
 
 Pixels = UInt8[Tensor, "b c h w"]
@@ -183,10 +183,10 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
                 f"{name} by {call} has the shape {tuple(part.shape)}; "
                 f"give one for each of {len(images)} pictures, with as many places as scores"
             )
-    is_object = kind != NONE
+    is_object = kind != NO_OBJECT
     for name, part, least, most in (
-        ("kind", kind, NONE, len(detector.kinds) - 1),
-        ("colour", colour[is_object], NONE, len(COLOURS) - 1),
+        ("kind", kind, NO_OBJECT, len(detector.kinds) - 1),
+        ("colour", colour[is_object], NO_OBJECT, len(COLOURS) - 1),
         ("score", score, 0, 1),
         ("box", box[is_object], -1, 2),
     ):

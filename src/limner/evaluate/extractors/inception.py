@@ -36,7 +36,7 @@ SIDE = 299
 """The side to which pictures are resized, in pixels."""
 CLASSES = 1008
 Preparation = Literal["tensorflow", "pytorch-fid"]
-_UNUSED = "num_batches_tracked"  # a counter of training, which old files lack
+_UNUSED_BUFFER = "num_batches_tracked"  # a counter of training, which old files lack
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,10 @@ def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """
     with torch.device("meta"):
         network = Network()
-    shapes = {name: t.shape for name, t in network.state_dict().items() if _UNUSED not in name}
-    file_shapes = {name: t.shape for name, t in weights.items() if _UNUSED not in name}
+    shapes = {
+        name: t.shape for name, t in network.state_dict().items() if _UNUSED_BUFFER not in name
+    }
+    file_shapes = {name: t.shape for name, t in weights.items() if _UNUSED_BUFFER not in name}
     if wrong := sorted(name for name in shapes if file_shapes.get(name) != shapes[name]):
         raise LimnerError(
             f"{source} does not hold the Inception network of the Frechet inception distance "

@@ -50,7 +50,7 @@ _STAGES = (
 )
 """Table 1 of EfficientNet, B0."""
 _CENTRE, _SCALE = 127.0, 128.0  # the authors' preparation: (p - 127) / 128
-_UNUSED = "num_batches_tracked"  # a counter of training
+_UNUSED_BUFFER = "num_batches_tracked"  # a counter of training
 
 
 class _Layer(nn.Module):
@@ -162,7 +162,7 @@ def load_network(weights: Mapping[str, Tensor], source: str) -> Network:
     """
     with torch.device("meta"):
         network = Network()
-    shapes = {n: t.shape for n, t in network.state_dict().items() if _UNUSED not in n}
+    shapes = {n: t.shape for n, t in network.state_dict().items() if _UNUSED_BUFFER not in n}
     tensors = {name: weights.get(name_in_file(name)) for name in shapes}
     for name, tensor in tensors.items():
         if tensor is None or tensor.shape != shapes[name]:

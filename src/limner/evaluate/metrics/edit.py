@@ -74,11 +74,11 @@ PAPER = Paper(
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 """The strengths of SDEdit."""
 BEFORE, AFTER, SAME_SEED, FIRST_SDEDIT, IN_PAINTING = 0, 1, 2, 3, 7
-WAYS = 8
+EDITS_PER_SCENE = 8
 """The number of pictures of each edit, four of them SDEdit's. A block of 64 holds whole edits."""
-_AROUND = 1 / 16  # the margin of a box, as a share of a side
-_SHOWN = 8  # edits on the sheet
-_COVER = 128  # the grey level that hides the box from lite0
+_BOX_MARGIN = 1 / 16  # the margin of a box, as a share of a side
+_SHEET_EDITS = 8  # edits on the sheet
+_COVER_LEVEL = 128  # the grey level that hides the box from lite0
 
 
 class PromptEdit(NamedTuple):
@@ -117,8 +117,8 @@ def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w
     """
     left, top, right, bottom = box
     x, y = ((torch.arange(side) + 0.5) / side for side in (width, height))
-    within_x = (x > left - _AROUND) & (x < right + _AROUND)
-    within_y = (y > top - _AROUND) & (y < bottom + _AROUND)
+    within_x = (x > left - _BOX_MARGIN) & (x < right + _BOX_MARGIN)
+    within_y = (y > top - _BOX_MARGIN) & (y < bottom + _BOX_MARGIN)
     return within_y[:, None] & within_x
 
 
@@ -167,7 +167,7 @@ class EditedPictures(PaintedPictures):
         fingerprint: a hash of the model and of the edits.
     """
 
-    ways = WAYS
+    ways = EDITS_PER_SCENE
 
     def __init__(
         self,
@@ -189,10 +189,10 @@ class EditedPictures(PaintedPictures):
 
     def pictures(self, numbers: Numbers) -> Pixels:
         """Paint all eight pictures of each requested edit; return those with these numbers."""
-        indices = (numbers // WAYS).unique()
+        indices = (numbers // EDITS_PER_SCENE).unique()
         images = self._paint([self.edits[i] for i in indices.tolist()])
-        rows = torch.searchsorted(indices, numbers // WAYS)
-        return self.to_pixels(images[rows, numbers % WAYS])
+        rows = torch.searchsorted(indices, numbers // EDITS_PER_SCENE)
+        return self.to_pixels(images[rows, numbers % EDITS_PER_SCENE])
 
     def _paint(self, edits: Sequence[PromptEdit]) -> Float[Tensor, "e 8 c h w"]:
         model, options = self.model, self.options
@@ -288,7 +288,11 @@ class EditObserver(Observer):
             "pixels": outside_change(before, pixels, inside),
         }
         if self.lite0:
-            rest = self.lite0(pixels.masked_fill(inside[:, None], _COVER)).features.double().cpu()
+            rest = (
+                self.lite0(pixels.masked_fill(inside[:, None], _COVER_LEVEL))
+                .features.double()
+                .cpu()
+            )
             first = rest[BEFORE::ways].repeat_interleave(ways, 0)
             columns["lite0"] = 1 - F.cosine_similarity(first, rest)
         return columns
@@ -423,6 +427,7 @@ class Edit(SceneMetric):
         """Return the first edits, a row each: before, after, and the other methods."""
         return {
             "edits": seen.pixels(
-                self.edited_pictures, range(min(_SHOWN * WAYS, len(self.edited_pictures)))
+                self.edited_pictures,
+                range(min(_SHEET_EDITS * EDITS_PER_SCENE, len(self.edited_pictures))),
             )
         }

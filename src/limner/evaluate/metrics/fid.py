@@ -49,10 +49,10 @@ PAPER = Paper(
     2017,
     "1706.08500",
 )
-_METRIC = "the Frechet distance"
+_METRIC_NAME = "the Frechet distance"
 _ROUNDING = torch.finfo(torch.float64).eps
-_FEWEST_PARTS = 5
-_BLOCK = 256  # features
+_MIN_PARTS = 5
+_BLOCK_FEATURES = 256  # features
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -92,7 +92,7 @@ def _lower_gram(
     It works in blocks, and skips the zero blocks of the factors and the blocks above the diagonal.
     """
     d, product, gram = len(one), torch.empty_like(one), torch.empty_like(one)
-    blocks = [slice(i, min(i + _BLOCK, d)) for i in range(0, d, _BLOCK)]
+    blocks = [slice(i, min(i + _BLOCK_FEATURES, d)) for i in range(0, d, _BLOCK_FEATURES)]
     for rows in blocks:
         for columns in blocks:
             below = slice(max(rows.start, columns.start), d)
@@ -126,7 +126,7 @@ def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> fl
         LimnerError: fewer than 2 images in a set; different numbers of features; NaN or infinite
             features.
     """
-    x, y = checked_features_of_both(x, y, (2, 2), _METRIC)
+    x, y = checked_features_of_both(x, y, (2, 2), _METRIC_NAME)
     if max(len(x), len(y)) >= x.shape[1]:
         return frechet_distance(Moments.of(x), Moments.of(y))
     between = (x.mean(0) - y.mean(0)).square().sum()
@@ -156,7 +156,7 @@ def distance_of_pairs(
     Raises:
         LimnerError: fewer than 3 pairs; different numbers of features; NaN or infinite features.
     """
-    x, y = checked_features_of_both(x, y, (3, 3), _METRIC)
+    x, y = checked_features_of_both(x, y, (3, 3), _METRIC_NAME)
     value, groups = distance_of_features(x, y), random_order(len(x), seed).tensor_split(parts)
     without: list[float] = []
     for group in groups[: min(parts, len(x))]:
@@ -186,7 +186,7 @@ def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
     """
     if min(n, m) <= (d := len(covariance)):
         raise LimnerError(
-            f"the floor of {_METRIC} of {d} features needs more than {d} images, not "
+            f"the floor of {_METRIC_NAME} of {d} features needs more than {d} images, not "
             f"{min(n, m)}; use kid for so few"
         )
     l = torch.linalg.eigvalsh(covariance).clamp(min=0)  # noqa: E741 (the formula's symbol)
@@ -241,8 +241,8 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
     Reference:
         Miller (1974). The jackknife: a review. Biometrika 61.
     """
-    if (count := len(parts)) < _FEWEST_PARTS:
-        raise LimnerError(f"extrapolating needs at least {_FEWEST_PARTS} parts, not {count}")
+    if (count := len(parts)) < _MIN_PARTS:
+        raise LimnerError(f"extrapolating needs at least {_MIN_PARTS} parts, not {count}")
     whole = reduce(Moments.merge, parts)
     if whole.n <= (least := 2 * len(whole.mean)):
         raise LimnerError(

@@ -46,7 +46,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     student_quantile,
 )
-from limner.evaluate.passes import MOST_FEATURES, Observer, Seen
+from limner.evaluate.passes import MAX_FEATURES, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, RealPictures
 from limner.evaluate.report import Number
 
@@ -61,13 +61,15 @@ PAPER = Paper(
 # The authors' constants:
 _RATE, _STEPS = 0.5, 50  # learning rate and steps of Adam
 _SETTLED, _WINDOW = 5e-4, 5  # it stops when the last _WINDOW losses are within _SETTLED
-_NEAREST = 1e-3  # is added to the squared distance of the nearest training picture
-_LARGEST = 40.0  # largest absolute value of the logarithm of a variance
-_TOWARDS = 0.9  # factor on the distances from the mean, for the Gaussian around it
-_LEAST = 10
-_ENOUGH = 1000  # pictures of each kind: the smallest number in the paper
-_GROUPS = 20  # of the jackknife
-_BLOCK = 2**17  # squared distances that are computed at a time: they fit into a core's cache
+_DISTANCE_OFFSET = 1e-3  # is added to the squared distance of the nearest training picture
+_MAX_LOG_VARIANCE = 40.0  # largest absolute value of the logarithm of a variance
+_SHRINKAGE = 0.9  # factor on the distances from the mean, for the Gaussian around it
+_MIN_PICTURES = 10
+_RECOMMENDED_PICTURES = 1000  # pictures of each kind: the smallest number in the paper
+_JACKKNIFE_GROUPS = 20  # of the jackknife
+_BLOCK_DISTANCES = (
+    2**17
+)  # squared distances that are computed at a time: they fit into a core's cache
 
 
 class Divergence(NamedTuple):
@@ -102,7 +104,7 @@ def fld(
         LimnerError: fewer than 10 pictures in a set; different numbers of features; NaN or infinite
             features; held-out pictures that are all alike.
     """
-    least, metric = (_LEAST, _LEAST), "FLD"
+    least, metric = (_MIN_PICTURES, _MIN_PICTURES), "FLD"
     train, held_out = checked_features_of_both(train, held_out, least, metric)
     _, generated = checked_features_of_both(train, generated, least, metric)
     mean, deviation = held_out.mean(0), held_out.std(0)
@@ -160,8 +162,8 @@ class Mixture(NamedTuple):
         """Fit the variances to make x likely."""
         d = x.shape[1]
         squared = torch.cat([block.float() for block in _squared_distances(x, centres)])
-        from_mean = _TOWARDS**2 * (x - x.mean(0)).square().sum(1)
-        log_s = ((squared.amin(0).double() + _NEAREST) / d).log()
+        from_mean = _SHRINKAGE**2 * (x - x.mean(0)).square().sum(1)
+        log_s = ((squared.amin(0).double() + _DISTANCE_OFFSET) / d).log()
         wide = torch.zeros((), dtype=torch.float64)
         adam = torch.optim.Adam([log_s, wide], lr=_RATE)
         losses: list[float] = []
@@ -173,7 +175,9 @@ class Mixture(NamedTuple):
                 log_s.grad -= grad / (len(x) * d)
                 wide.grad -= grad_wide / (len(x) * d)
             adam.step()
-            log_s.clamp_(-_LARGEST, _LARGEST)  # it would diverge for equal pictures
+            log_s.clamp_(
+                -_MAX_LOG_VARIANCE, _MAX_LOG_VARIANCE
+            )  # it would diverge for equal pictures
             losses.append(-total / (len(x) * d))
             last = losses[-_WINDOW:]
             if len(losses) > _WINDOW + 1 and max(last) - last[-1] < _SETTLED > last[-1] - min(last):
@@ -195,7 +199,7 @@ class Mixture(NamedTuple):
         If there are fewer than 20 Gaussians, each is a group of its own.
         """
         m, d = self.centres.shape
-        groups = min(_GROUPS, m)
+        groups = min(_JACKKNIFE_GROUPS, m)
         group = random_order(m, seed) % groups
         order, sizes = group.argsort(stable=True), group.bincount().tolist()
         diagonal = torch.eye(groups, dtype=torch.bool)
@@ -234,8 +238,8 @@ def _log_gaussian(squared: Tensor, log_variance: Tensor, d: int) -> Tensor:
 
 
 def _rows(x: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """Split x into blocks of rows with at most `_BLOCK` distances to the columns."""
-    return x.split(max(1, _BLOCK // columns))
+    """Split x into blocks of rows with at most `_BLOCK_DISTANCES` distances to the columns."""
+    return x.split(max(1, _BLOCK_DISTANCES // columns))
 
 
 def _squared_distances(
@@ -255,7 +259,7 @@ class FeatureLikelihood(FeatureMetric):
     summary = "feature likelihood divergence: quality, diversity and novelty in one number"
     reads = ("features", "training pictures")
     better = "lower"
-    least = _LEAST
+    least = _MIN_PICTURES
     redrawn = ("subject", "held-out")
 
     @cached_property
@@ -263,7 +267,7 @@ class FeatureLikelihood(FeatureMetric):
         """The pictures that models learn from, and those that they never see, at most 10,000."""
         s = self.setting
         pairs = {"training": s.training, "held-out": s.held_out}
-        return {kind: real and real.first(MOST_FEATURES) for kind, real in pairs.items()}
+        return {kind: real and real.first(MAX_FEATURES) for kind, real in pairs.items()}
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Request the features of the subject and of both splits.
@@ -282,10 +286,10 @@ class FeatureLikelihood(FeatureMetric):
             sizes[kind] = len(real)
         super().needs()
         fewest = min(sizes, key=sizes.__getitem__)
-        if sizes[fewest] < _ENOUGH:
+        if sizes[fewest] < _RECOMMENDED_PICTURES:
             self.skip_unless_named(
-                f"it is made for {_ENOUGH:,} pictures of each kind or more, not {sizes[fewest]} "
-                f"{fewest}"
+                f"it is made for {_RECOMMENDED_PICTURES:,} pictures of each kind or more, not "
+                f"{sizes[fewest]} {fewest}"
             )
         sets = (self.setting.subject, *filter(None, self.splits.values()))
         return [(pictures, self.observer) for pictures in sets]

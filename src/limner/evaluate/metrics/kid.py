@@ -34,8 +34,8 @@ from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
 
 PAPER = Paper("Demystifying MMD GANs", "Binkowski, Sutherland, Arbel, Gretton", 2018, "1801.01401")
-_LEAST = 10
-_GROUPS = 100
+_MIN_PICTURES = 10
+_JACKKNIFE_GROUPS = 100
 _TILE = 2048  # rows and columns of a block of the kernel matrix
 
 
@@ -57,7 +57,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
         LimnerError: fewer than 10 images in a set; different numbers of features; NaN or infinite
             features.
     """
-    x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "KID")
+    x, y = checked_features_of_both(x, y, (_MIN_PICTURES, _MIN_PICTURES), "KID")
     groups_x, groups_y = _groups(len(x), seed), _groups(len(y), seed + 1)
     within_x, within_y = _sums(x, x, groups_x, groups_x), _sums(y, y, groups_y, groups_y)
     within_x.diagonal().index_add_(0, groups_x, -_kernel_with_itself(x))
@@ -83,7 +83,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
 
 def _groups(n: int, seed: int) -> Int64[Tensor, "n"]:
     """Assign each image to a random group; return the group's number."""
-    return random_order(n, seed) % _GROUPS
+    return random_order(n, seed) % _JACKKNIFE_GROUPS
 
 
 def _kernel_with_itself(x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
@@ -128,7 +128,7 @@ class KernelDistance(FeatureMetric):
     summary = "kernel distance of features: unbiased, also for few pictures; may be negative"
     reads = ("features",)
     better = "lower"
-    least = _LEAST
+    least = _MIN_PICTURES
     redrawn = ("subject", "reference")
 
     def numbers(self, seen: Seen) -> list[Number]:

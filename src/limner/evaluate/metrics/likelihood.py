@@ -39,7 +39,7 @@ PAPER = Paper(
     2015,
     "1511.01844",
 )
-_TERM = "term: "  # prefix of a term's name among the observed columns
+_TERM_PREFIX = "term: "  # prefix of a term's name among the observed columns
 
 
 def likelihood_options(
@@ -95,7 +95,7 @@ class LikelihoodObserver(Observer):
             raise LimnerError(
                 f"{pictures.title(worst)} has no finite likelihood, so the mean has no value"
             )
-        parts = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
+        parts = {f"{_TERM_PREFIX}{name}": term.double().cpu() for name, term in terms.items()}
         return {"nats": nats, "kind": torch.full((len(nats),), [*KINDS].index(kind))} | parts
 
 
@@ -175,7 +175,9 @@ class LogLikelihood(Metric):
         bits = number("bits/dim", -nats, bit, sign=sign_of_bits, better="lower", **fields)
         fields |= {"unit": "nats", "better": "higher"}
         log_likelihood = number("log-likelihood", nats, 1, sign=sign_of_nats, **fields)
-        terms = {t.removeprefix(_TERM): columns[t] for t in columns if t.startswith(_TERM)}
+        terms = {
+            t.removeprefix(_TERM_PREFIX): columns[t] for t in columns if t.startswith(_TERM_PREFIX)
+        }
         parts = [number(f"bits/dim, {name}", term, bit) for name, term in terms.items()]
         if terms and not torch.allclose(elbo := sum(terms.values(), 0 * nats), -nats):
             _, sign = KINDS["lower"]

@@ -51,7 +51,7 @@ from limner.evaluate.metrics.statistics import (
     effective_number,
     share_interval,
 )
-from limner.evaluate.passes import BLOCK, Columns, Observer, Seen
+from limner.evaluate.passes import BLOCK_PICTURES, Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.runtime.cache import cache_key
@@ -59,14 +59,14 @@ from limner.runtime.cache import cache_key
 PAPER = Paper(
     "On memorization in diffusion models", "Gu, Du, Pang, Li, Lin, Wang", 2023, "2310.02664"
 )
-_RATIO = 1 / 3
-_FEWEST_HELD_OUT = 100
-_ENOUGH_FOR_ONE = 1000  # held-out pictures, of which 10 lie below the 1st percentile
-_PICTURES = 16  # pictures that are compared at a time
-_TRAINING = 2048  # training pictures that they are compared with at a time
-_LEAST_SIDE = 5  # because pictures are shifted by 2 pixels in both directions
-_PAIRS = 24
-_MOST_PIXELS = 10**10  # training pixels times pictures: about 40 s on one core
+_COPY_RATIO = 1 / 3
+_MIN_HELD_OUT = 100
+_MIN_FOR_PERCENTILE = 1000  # held-out pictures, of which 10 lie below the 1st percentile
+_BATCH_PICTURES = 16  # pictures that are compared at a time
+_BATCH_TRAINING = 2048  # training pictures that they are compared with at a time
+_MIN_SIDE = 5  # because pictures are shifted by 2 pixels in both directions
+_SHEET_PAIRS = 24
+_MAX_PIXELS = 10**10  # training pixels times pictures: about 40 s on one core
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class NearestTraining:
     @property
     def is_copy(self) -> Bool[Tensor, "n"]:
         """Whether each picture is a copy: d1 / d2 below 1/3."""
-        return self.ratio < _RATIO
+        return self.ratio < _COPY_RATIO
 
     @property
     def share_of_copies(self) -> float:
@@ -132,12 +132,11 @@ class NearestTraining:
         Raises:
             LimnerError: fewer than 100 held-out pictures.
         """
-        if (m := len(held_out.first)) < _FEWEST_HELD_OUT:
+        if (m := len(held_out.first)) < _MIN_HELD_OUT:
             raise LimnerError(
-                f"percentiles of distances need at least {_FEWEST_HELD_OUT} held-out pictures, "
-                f"not {m}"
+                f"percentiles of distances need at least {_MIN_HELD_OUT} held-out pictures, not {m}"
             )
-        percent = 1 if m >= _ENOUGH_FOR_ONE else 5
+        percent = 1 if m >= _MIN_FOR_PERCENTILE else 5
         j = percent * (m + 1) // 100
         bounds = torch.cat([held_out.first.new_tensor([-torch.inf]), held_out.first.sort().values])
         things = round(effective_number(held_out.first <= bounds[j], held_out_groups))
@@ -188,7 +187,9 @@ def memorisation(
     _check(pictures, train, groups, shift)
     pictures, train = pictures.cpu(), train.cpu()
     groups = torch.arange(len(train)) if groups is None else groups.cpu()
-    blocks = [_measure(block, train, groups, shift, twin) for block in pictures.split(_PICTURES)]
+    blocks = [
+        _measure(block, train, groups, shift, twin) for block in pictures.split(_BATCH_PICTURES)
+    ]
     nearest, first, second, own = (torch.cat(column) for column in zip(*blocks))
     if count := int(second.isinf().sum()):
         raise LimnerError(
@@ -246,7 +247,7 @@ def _distances(
     # |x - y|^2 = -2 x y + |x|^2 1 + 1 |y|^2, as one product.
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), torch.ones(len(x), 1)], 1)
     blocks = []
-    for block in train.split(_TRAINING):
+    for block in train.split(_BATCH_TRAINING):
         y = block[:, :, shift : shift + h, shift : shift + w].flatten(1).double()
         right = torch.cat([y, torch.ones(len(y), 1), y.square().sum(1, keepdim=True)], 1)
         blocks.append((left @ right.T).view(len(pictures), -1, len(y)).amin(1))
@@ -285,7 +286,7 @@ class CopyObserver(Observer):
     def __init__(self, training: RealPictures) -> None:
         self.training = training
         pixels = len(training) * training.spec.dimensions
-        self.most = max(1, _MOST_PIXELS // pixels // BLOCK) * BLOCK
+        self.most = max(1, _MAX_PIXELS // pixels // BLOCK_PICTURES) * BLOCK_PICTURES
         self.name = "copies"
         self.fingerprint = cache_key("copies", training.fingerprint, len(training), self.most)
 
@@ -347,8 +348,8 @@ class Memorisation(Metric):
             raise NotApplicable(
                 f"it needs at least 2 training pictures, and {training.name} has {len(training)}"
             )
-        if min(training.spec.shape[1:]) < _LEAST_SIDE:
-            raise NotApplicable(f"it needs pictures of at least {_LEAST_SIDE} x {_LEAST_SIDE}")
+        if min(training.spec.shape[1:]) < _MIN_SIDE:
+            raise NotApplicable(f"it needs pictures of at least {_MIN_SIDE} x {_MIN_SIDE}")
         return [(pictures, self.observer) for pictures in self.sets.values()]
 
     def nearest(self, seen: Seen, pictures: PictureSet) -> NearestTraining:
@@ -392,7 +393,7 @@ class Memorisation(Metric):
             return
         held_out = self.nearest(seen, real[0])
         n, m = len(of.first), len(held_out.first)
-        if m < _FEWEST_HELD_OUT:
+        if m < _MIN_HELD_OUT:
             return
         groups = (p.groups(torch.arange(k)) for p, k in ((subject, n), (real[0], m)))
         closer = of.closer(held_out, *groups)
@@ -406,7 +407,7 @@ class Memorisation(Metric):
         """Return the most suspicious pairs: a picture, and the training picture nearest to it."""
         subject = self.setting.subject
         near = self.nearest(seen, subject)
-        worst = near.ratio.argsort(stable=True)[:_PAIRS]
+        worst = near.ratio.argsort(stable=True)[:_SHEET_PAIRS]
         pairs = NearestTraining(*(column[worst] for column in vars(near).values()))
         pixels = seen.pixels(subject, worst.tolist())
-        return {"suspects": suspects(pixels, self.observer.pixels, pairs, _PAIRS)}
+        return {"suspects": suspects(pixels, self.observer.pixels, pairs, _SHEET_PAIRS)}

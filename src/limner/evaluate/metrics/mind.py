@@ -53,10 +53,10 @@ PAPER = Paper(
 )
 DIRECTIONS = 1000
 """The number of random directions: the largest that the paper recommends."""
-_LEAST = 10
-_SOME = 64  # directions at a time
+_MIN_PICTURES = 10
+_BATCH_DIRECTIONS = 64  # directions at a time
 _SPLITS = 10
-_ENOUGH = 1000  # pictures: the smallest number in the paper
+_RECOMMENDED_PICTURES = 1000  # pictures: the smallest number in the paper
 
 
 def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
@@ -70,12 +70,12 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
         LimnerError: fewer than 10 images; sets of different sizes; different numbers of features;
             NaN or infinite features.
     """
-    x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "MIND")
+    x, y = checked_features_of_both(x, y, (_MIN_PICTURES, _MIN_PICTURES), "MIND")
     n, d = x.shape
     if n != len(y):
         raise LimnerError(f"MIND compares equally many images, not {n} with {len(y)}")
     total, pull_x, pull_y = 0.0, x.new_zeros(n), y.new_zeros(n)
-    for u in directions(d, seed).split(_SOME):
+    for u in directions(d, seed).split(_BATCH_DIRECTIONS):
         (p, order_x), (q, order_y) = ((u @ z.T).sort(dim=1) for z in (x, y))  # rows n
         gap = p - q
         total += float(gap.square().sum())
@@ -102,11 +102,11 @@ def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:
     Raises:
         LimnerError: fewer than 20 images; NaN or infinite features.
     """
-    x = checked_features(reference, 2 * _LEAST, "the floor of MIND")
+    x = checked_features(reference, 2 * _MIN_PICTURES, "the floor of MIND")
     size = min(n, len(x) // 2)
     parts = [random_order(len(x), seed + split)[: 2 * size] for split in range(_SPLITS)]
     total = 0.0
-    for u in directions(x.shape[1], seed).split(_SOME):
+    for u in directions(x.shape[1], seed).split(_BATCH_DIRECTIONS):
         projections = u @ x.T
         for part in parts:
             p, q = projections[:, part].unflatten(1, (2, size)).sort(dim=2).values.unbind(1)
@@ -132,7 +132,7 @@ class MongeDistance(FeatureMetric):
     summary = "sliced Wasserstein distance of features, for 1,000 pictures or more; its floor"
     reads = ("features",)
     better = "lower"
-    least = 2 * _LEAST
+    least = 2 * _MIN_PICTURES
     redrawn = ("subject", "reference")
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
@@ -142,10 +142,10 @@ class MongeDistance(FeatureMetric):
         """
         needs = super().needs()
         fewest = min(len(self.setting.subject), len(self.setting.reference))
-        if fewest < _ENOUGH:
+        if fewest < _RECOMMENDED_PICTURES:
             self.skip_unless_named(
-                f"it is made for {_ENOUGH:,} pictures or more, not {fewest}; use kid for few "
-                "pictures"
+                f"it is made for {_RECOMMENDED_PICTURES:,} pictures or more, not {fewest}; use kid "
+                "for few pictures"
             )
         return needs
 

@@ -34,8 +34,8 @@ PAPER = Paper(
     2016,
     "1611.02163",
 )
-_DIGITS = ImageSpec(1, 28, 28)
-_KL = "KL to uniform"
+_DIGIT_SPEC = ImageSpec(1, 28, 28)
+_KL_NAME = "KL to uniform"
 
 
 class ModeCount(NamedTuple):
@@ -139,7 +139,7 @@ class Modes(Metric):
     @cached_property
     def observer(self) -> ChannelObserver:
         """The classifier of digits, independent of the extractor of the other metrics."""
-        return ChannelObserver(open_extractor("lenet", _DIGITS, self.setting.device))
+        return ChannelObserver(open_extractor("lenet", _DIGIT_SPEC, self.setting.device))
 
     @property
     def extractor(self) -> Extractor:
@@ -173,7 +173,7 @@ class Modes(Metric):
             unit = f"of {count.mode_count:,}"
             numbers += [
                 self.number("modes", count.covered_count, n, better="higher", unit=unit, **fields),
-                self.number(_KL, count.divergence, n, better="lower", unit="nats", **fields),
+                self.number(_KL_NAME, count.divergence, n, better="lower", unit="nats", **fields),
             ]
             if row == SUBJECT:
                 numbers.append(replace(numbers[-1], value=count.floor, row="floor", sign="~"))

@@ -51,10 +51,10 @@ from limner.evaluate.metrics.statistics import (
 from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
 
-_BLOCK = 2**22  # squared distances that are held at a time
-_TIE = 1e-12  # of the farthest point's squared distance
-_GROUPS = 20
-_SPARE = 12  # neighbours beyond 4 k: almost surely enough when a group is left out
+_BLOCK_DISTANCES = 2**22  # squared distances that are held at a time
+_TIE_TOLERANCE = 1e-12  # of the farthest point's squared distance
+_JACKKNIFE_GROUPS = 20
+_SPARE_NEIGHBOURS = 12  # neighbours beyond 4 k: almost surely enough when a group is left out
 
 
 class Points:
@@ -82,7 +82,7 @@ class Points:
         Args:
             versions: which points each version contains.
         """
-        count = min(len(self.x) - 1, 4 * self.k + _SPARE)
+        count = min(len(self.x) - 1, 4 * self.k + _SPARE_NEIGHBOURS)
         radii: list[Tensor] = []
         for start, squared in _squared_distances(self.x, self.x):
             squared.diagonal(start).fill_(torch.inf)  # itself
@@ -117,9 +117,9 @@ def pair_of_points(
     reals, fakes = checked_features_of_both(real, fake, least, f"{what} with k = {k}")
     mean = reals.mean(0)
     reals, fakes = reals - mean, fakes - mean
-    tie = _TIE * max(float(z.square().sum(1).max()) for z in (reals, fakes))
+    tie = _TIE_TOLERANCE * max(float(z.square().sum(1).max()) for z in (reals, fakes))
     fewest = min(len(reals), len(fakes))
-    groups = min(_GROUPS, fewest)
+    groups = min(_JACKKNIFE_GROUPS, fewest)
     if groups < 2 or fewest - -(-fewest // groups) <= k:
         groups = 0  # without a group, a point would have no k-th neighbour
     return Points(reals, k, tie, groups, 0), Points(fakes, k, tie, groups, 1)
@@ -227,7 +227,7 @@ def _squared_distances(
     x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the index of a block's first row of x, and its squared distances to y, "rows m"."""
-    rows = max(1, _BLOCK // len(y))
+    rows = max(1, _BLOCK_DISTANCES // len(y))
     lengths = y.square().sum(1)
     for start in range(0, len(x), rows):
         block = x[start : start + rows]

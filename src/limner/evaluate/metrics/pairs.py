@@ -19,13 +19,13 @@ from limner.evaluate.report import Number
 
 Measure = Callable[[Pixels, Pixels], Float64[Tensor, "n"]]
 """A function that returns a number for each pair of a picture and the true one."""
-_LEAST_ERROR = 1e-10  # the smallest mean squared error, used for equal pictures
+_MIN_ERROR = 1e-10  # the smallest mean squared error, used for equal pictures
 
 
 def psnr(x: Pixels, true: Pixels) -> Float64[Tensor, "n"]:
     """Compute the peak signal-to-noise ratio of each picture, in decibels; at most 100."""
     error = ((from_uint8(x) - from_uint8(true)) / 2).double().square().flatten(1).mean(1)
-    return -10 * error.clamp(min=_LEAST_ERROR).log10()
+    return -10 * error.clamp(min=_MIN_ERROR).log10()
 
 
 class PairObserver(Observer):

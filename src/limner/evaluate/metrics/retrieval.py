@@ -43,7 +43,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     share_interval,
 )
-from limner.evaluate.passes import BLOCK, Observer, Seen
+from limner.evaluate.passes import BLOCK_PICTURES, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
@@ -56,7 +56,7 @@ PAPER = Paper(
 )
 GALLERY = 200
 """The largest number of captions in a gallery."""
-_LEAST = 10
+_MIN_PICTURES = 10
 _K = 5
 
 
@@ -113,7 +113,7 @@ class Retrieval(FeatureMetric):
     summary = "how often a picture's own caption is the nearest, or among the 5 nearest"
     reads = ("captions", "features")
     better = "higher"
-    least = _LEAST
+    least = _MIN_PICTURES
     redrawn = ("subject",)
 
     @cached_property
@@ -138,10 +138,10 @@ class Retrieval(FeatureMetric):
         if s.subject.captions(first) is None:
             raise NotApplicable(f"{s.subject.name} was given no captions")
         for pictures, captions in zip((s.subject, s.reference), self.galleries):
-            if len(captions) < _LEAST:
+            if len(captions) < _MIN_PICTURES:
                 raise NotApplicable(
-                    f"it needs captions of at least {_LEAST} different things, and the first "
-                    f"{len(s.subject):,} of {pictures.name} have {len(captions)}"
+                    f"it needs captions of at least {_MIN_PICTURES} different things, and the "
+                    f"first {len(s.subject):,} of {pictures.name} have {len(captions)}"
                 )
         return []
 
@@ -184,7 +184,7 @@ class Retrieval(FeatureMetric):
         assert isinstance(judge, ImageText)
         text = Tokenizer(judge.text).encode(captions)
         parts: list[Tensor] = []
-        for block in pixels.split(BLOCK):
+        for block in pixels.split(BLOCK_PICTURES):
             cosines: object = judge.similarity(block, text)
             dims = (len(block), len(text))
             if not isinstance(cosines, Tensor) or cosines.shape != dims:
@@ -215,7 +215,9 @@ def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:
     real_captions = real.captions(torch.arange(len(real)))
     assert real_captions is not None
     vectors, real_vectors = _meaning(captions), _meaning(real_captions)
-    return torch.cat([(block @ real_vectors.T).argmax(1) for block in vectors.split(BLOCK)])
+    return torch.cat(
+        [(block @ real_vectors.T).argmax(1) for block in vectors.split(BLOCK_PICTURES)]
+    )
 
 
 def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:

@@ -20,7 +20,11 @@ DRAWS = 1000
 """The number of bootstrap samples."""
 NORMAL_97_5 = 1.959963984540054
 """The 97.5th percentile of the normal distribution: 95 % lie within this many deviations."""
-_FEW = {1: 12.7062, 2: 4.3027, 3: 3.1824}  # Student's for few degrees: its series is inexact here
+_SMALL_QUANTILES = {
+    1: 12.7062,
+    2: 4.3027,
+    3: 3.1824,
+}  # Student's for few degrees: its series is inexact here
 
 
 class Estimate(NamedTuple):
@@ -383,8 +387,8 @@ def student_quantile(degrees: int) -> float:
     Reference:
         Abramowitz, Stegun (1964). Handbook of Mathematical Functions, 26.7.5.
     """
-    if degrees in _FEW:
-        return _FEW[degrees]
+    if degrees in _SMALL_QUANTILES:
+        return _SMALL_QUANTILES[degrees]
     z, v = NORMAL_97_5, degrees
     return (
         z

@@ -54,17 +54,17 @@ class Sampler(ABC):
         return self
 
 
-_TAKING_OPTIONS = (
+_FUNCTIONS_WITH_OPTIONS = (
     GenerativeModel.watch,
     Completes.complete,
     Edits.edit,
     Rewords.reword,
     Upscales.upscale,
 )
-_RESERVED = {name for function in _TAKING_OPTIONS for name in option_names(function)}
+_RESERVED_NAMES = {name for function in _FUNCTIONS_WITH_OPTIONS for name in option_names(function)}
 """Names that no sampler's option may have: those of the other arguments of the functions that take
 such options."""
-SAMPLERS = Choices("sampler", Sampler, _RESERVED)
+SAMPLERS = Choices("sampler", Sampler, _RESERVED_NAMES)
 """All samplers by name; the options of `frames` contain theirs."""
 SamplerName = Annotated[str, SAMPLERS]
 """The name of a sampler."""
