@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_RESIDUAL_SCALE = (
-    0.1  # scale of the residuals: deep towers start near the identity, as in the paper's code
-)
+# Scale of the residuals: deep towers start near the identity, as in the paper's code.
+_RESIDUAL_SCALE = 0.1
 _MOMENTUM = 0.05  # running statistics catch up in about 20 steps, section 3.1.1
 _FIRST_ITERATIONS = 10
 

@@ -29,7 +29,7 @@ from limner.data import png
 from limner.runtime.ray_workers import run_by_ray
 
 Form = Literal["tar", "folder"]
-_MARKER = ".set"
+_STATE_FOLDER = ".set"
 _METADATA = "metadata.jsonl"
 
 
@@ -174,7 +174,7 @@ class SetFolder:
 
     def __init__(self, out: Path, plan: Plan) -> None:
         self.out, self.plan = out, plan
-        self._file = out / _MARKER / "plan.json"
+        self._file = out / _STATE_FOLDER / "plan.json"
         if not self._file.exists():
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise LimnerError(f"{out} contains other files; name a new folder")
@@ -213,7 +213,7 @@ class SetFolder:
             self._keep(number, paintings)
 
     def _keep(self, number: int, paintings: list[Painting]) -> None:
-        (self.out / _MARKER).mkdir(parents=True, exist_ok=True)
+        (self.out / _STATE_FOLDER).mkdir(parents=True, exist_ok=True)
         write_durably(self._file, self._content())
         if self.plan.form == "tar":
             write_durably(self.out / f"shard-{number:05d}.tar", _tar(paintings))
@@ -236,7 +236,7 @@ class SetFolder:
         return writing(self.out, advice)
 
     def _rows(self, number: int) -> Path:
-        return self.out / _MARKER / f"{number:05d}.jsonl"
+        return self.out / _STATE_FOLDER / f"{number:05d}.jsonl"
 
 
 def _tar(paintings: list[Painting]) -> bytes:

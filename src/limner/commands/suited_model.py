@@ -66,11 +66,8 @@ def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
         return request
     if not _composed_prompts(prompts) or not all(map(_is_known, prompts)):
         return request
-    name, sampler, faster = (
-        COMPOSER,
-        FEW_CANDIDATES | request.sampler,
-        f"faster: -m {QUICK_COMPOSER}; ",
-    )
+    name, sampler = COMPOSER, FEW_CANDIDATES | request.sampler
+    faster = f"faster: -m {QUICK_COMPOSER}; "
     if request.size:
         name, sampler, faster = QUICK_COMPOSER, request.sampler, ""
     if unknown := sampler.keys() - option_names(find_model(name)):

@@ -22,9 +22,8 @@ from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
 _MIN_WEIGHTS = 1024  # smallest number of weights that is worth packing, unless they are rounded
-_MIN_ROW_LENGTH = (
-    8  # shorter rows get a scale per column, because a scale per row would save little
-)
+# Shorter rows get a scale per column, because a scale per row would save little.
+_MIN_ROW_LENGTH = 8
 _LEVELS = 127
 _SHAPE_PATTERN = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
 _MAX_MULTIPLE = 63  # largest multiple of a step

@@ -25,9 +25,8 @@ from limner.contract.package_errors import (
 )
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
-_FAMILY_PACKAGES = {
-    "judges": "evaluate.judges"
-}  # packages of families that do not have the family's name
+# Packages of families that do not have the family's name.
+_FAMILY_PACKAGES = {"judges": "evaluate.judges"}
 _L = TypeVar("_L", bound=type[Learner])
 _log = logging.getLogger("limner")
 

@@ -26,7 +26,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Seeds
 
 _MAX_PIXELS = 2**26  # largest number of pixels of an enlarged picture
-_MAX_FACTOR = 64  # largest factor
+_MAX_FACTOR = 64
 
 
 def resize(x: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b c hh ww"]:

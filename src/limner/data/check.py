@@ -38,9 +38,8 @@ from limner.data.two_domains import Paired
 _TILE, _ACROSS = 64, 10  # of the contact sheet: side of a picture in pixels, pictures per row
 _MAX_SHOWN = 10  # most entries of a list
 _THUMBNAIL_SIDE = 16
-_MAX_DIFFERENCE = (
-    3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
-)
+# Root mean square difference of two thumbnails, in grey values; re-saving makes 1.
+_MAX_DIFFERENCE = 3.0
 _MAX_PAIRS = 1000  # most pairs of similar pictures
 _MAX_COMPARED = 20_000  # most pictures that are compared with each other
 

@@ -23,7 +23,7 @@ from limner.contract.noise import Noise, Purpose
 ROUND_LENGTH = 1000
 """Number of images in a round; each of several sources has its share of every round."""
 Numbers = Int[Tensor, "b"]
-_CACHED_PERMUTATIONS = 4  # cached permutations
+_CACHED_PERMUTATIONS = 4
 
 
 class Order(ABC):

@@ -50,7 +50,7 @@ _PATH_SOURCES = ("folder", "zip")
 PAIRS = {"unpaired": Unpaired, "paired": Paired}
 """Name -> kind of source with two domains."""
 _MIXED = "mixed"
-_TRAINING_SPLITS = {"train", "all"}  # splits
+_TRAINING_SPLITS = {"train", "all"}
 _DOMAIN_PREFIXES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
 NON_OPTION_FIELDS = ("address", "held_out_as")

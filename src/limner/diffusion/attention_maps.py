@@ -30,7 +30,7 @@ from limner.diffusion.sampling import Repaints
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
 
-_NOISE_LEVELS = 10  # number of noise levels
+_NOISE_LEVELS = 10
 
 
 class Attending(Repaints, Attends):

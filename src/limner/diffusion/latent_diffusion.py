@@ -44,9 +44,8 @@ from limner.diffusion.sampling import Plan, Scale, WalkOptions
 _M = TypeVar("_M", bound="LatentDiffusion")
 
 _MEASURED_BATCHES = 16
-_MAX_DIFFERENCE = (
-    0.25  # how far mean and deviation of 64 pictures may be from the data's, in deviations
-)
+# How far mean and deviation of 64 pictures may be from the data's, in deviations.
+_MAX_DIFFERENCE = 0.25
 
 
 @register(

@@ -22,9 +22,8 @@ from limner.evaluate.picture_sets import RealPictures
 _APPEARANCE_OPTIONS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _MAX_REFERENCE = 50_000
-_MAX_TRAINING_VALUES = (
-    2**28
-)  # most values of training pictures, if there are more than 50,000 of them
+# Most values of training pictures, if there are more than 50,000 of them.
+_MAX_TRAINING_VALUES = 2**28
 _BATCH_PICTURES = 64  # pictures that are read at a time
 _TRAINING_OPTIONS = ("source", "split", "flip", "buckets")
 _TRAINING_OPTIONS += ("label",)  # a judge may know classes that the model is not given

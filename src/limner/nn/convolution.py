@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_MIN_WIDTH_RATIO = (
-    40  # ratio of products (channels x out) to sums (channels + out) from which it is faster
-)
+# Ratio of products (channels x out) to sums (channels + out) from which it is faster.
+_MIN_WIDTH_RATIO = 40
 _MIN_PIXELS = 2048  # pixels of all pictures from which the sums of kernels cost little
 _DEEP, _LARGE = 128, 1024  # channels, and pixels of a picture, from which products are faster
 

@@ -15,9 +15,8 @@ from limner.studio.tables import Job, new_id
 Document = dict[str, Any]
 _DOCUMENT_NAME = "catalogue"
 _REFRESH_SECONDS = 3.0  # between two searches for new runs
-_REST_FACTOR = (
-    30  # at least so many times the duration of a search, for roots with very many folders
-)
+# At least so many times the duration of a search, for roots with very many folders.
+_REST_FACTOR = 30
 
 
 class Models:

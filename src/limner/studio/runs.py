@@ -15,7 +15,7 @@ from limner.runtime.log import read_log
 from limner.studio.catalogue import FILE, matching_files, modification_time, visible_folders
 
 RECIPE = "recipe.toml"
-_MAX_RUNS = 200  # runs
+_MAX_RUNS = 200
 _MAX_DEPTH = 4
 _MAX_POINTS = 300  # points of a curve
 _RUN_COLUMNS = ("step", "images", "images_per_second")

@@ -40,9 +40,8 @@ MEAN, DEVIATION = 0.3, 0.5
 _SIDE, _FEW = 16, 10
 _PICTURES, _LARGE_SIDE, _STEPS = 16, 64, 200
 _MAX_ERROR = 0.1  # of the deviation, after _STEPS steps; ancestral sampling has 0.034
-_MAX_LIMIT_ERROR = (
-    0.03  # of the deviation, in the limit; limner's have at most 0.010, half of it by chance
-)
+# Of the deviation, in the limit; limner's have at most 0.010, half of it by chance.
+_MAX_LIMIT_ERROR = 0.03
 SCHEDULES: dict[str, Schedule] = {
     "a cosine schedule": DiscreteSchedule(cosine_betas()),
     "flow matching's line": LinearPath(),

@@ -14,11 +14,8 @@ from limner.nn.text import TextEncoder
 from limner.runtime.progress import say
 from limner.training.data_record import DataRecord
 
-_NON_ENCODING_WEIGHTS = (
-    "pool",
-    "null",
-    "seen",
-)  # weights of a text encoder that do not encode tokens
+# Weights of a text encoder that do not encode tokens.
+_NON_ENCODING_WEIGHTS = ("pool", "null", "seen")
 
 
 def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]) -> Learner:

@@ -28,9 +28,8 @@ from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
 from limner.training.recipe import RECIPE_FILE, Recipe
 from limner.training.run import open_stream
 
-_RIDGE_PENALTY = (
-    1e-4  # large shares of both signs would enlarge the rounding errors of half precision
-)
+# Large shares of both signs would enlarge the rounding errors of half precision.
+_RIDGE_PENALTY = 1e-4
 _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 
 

@@ -21,7 +21,7 @@ from limner.data.sources import source_types
 from limner.evaluate.subject import open_reference, open_subject
 from limner.runtime.progress import say
 
-_PICTURES_PER_ROW = 8  # pictures per row
+_PICTURES_PER_ROW = 8
 _COORDINATES = 8  # numbers of a code that are varied for a single picture
 _MAX_DEVIATIONS = 3.0  # standard deviations from 0 to each end
 

@@ -11,7 +11,7 @@ from limner.commands.task import Task, Work, open_work
 from limner.contract.editing import Follows
 from limner.contract.image import Images
 
-_PICTURES_PER_ROW = 8  # pictures per row
+_PICTURES_PER_ROW = 8
 
 
 def paint(work: Work) -> Iterator[Images]:

@@ -27,9 +27,8 @@ _CONTROLNET_CLASS = "ControlNetModel"
 _LIBRARIES = ("diffusers", "transformers")
 _NETWORKS = ("unet", "transformer")
 CODECS = ("vae", "vqvae", "movq")
-_DEFAULT_LATENT_SIDE = (
-    128  # side of a latent map, if the configuration does not give it (Flux, Qwen-Image)
-)
+# Side of a latent map, if the configuration does not give it (Flux, Qwen-Image).
+_DEFAULT_LATENT_SIDE = 128
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
 _KNOWN_INPUTS = ("self", "prompt", "class_labels", "args", "kwargs")
 

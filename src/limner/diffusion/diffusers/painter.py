@@ -19,11 +19,8 @@ from limner.diffusion.diffusers.callback_iterator import iterate_callback
 from limner.diffusion.diffusers.folder import CODECS, guidance
 from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
 
-_SIMPLE_DECODERS = (
-    "AutoencoderKL",
-    "AutoencoderTiny",
-    "AutoencoderDC",
-)  # those with simple decoding
+# Those with simple decoding.
+_SIMPLE_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x", "v_prediction": "v"}
 See = Callable[[Tensor], None]
 

@@ -47,9 +47,8 @@ _FOCUS, _REDUCTION = 2, 4  # alpha and beta of the focal loss
 _PEAK, _REGION = 1 / 8, 1 / 4  # deviations of targets and of regions, as shares of an object's side
 _MIN_DEVIATION = 0.5  # the smallest deviation, in cells
 _MIN_CELL_WEIGHT = 0.3  # a cell with a smaller weight is outside the region
-_INITIAL_PROBABILITY = (
-    0.02  # initial probability that a cell is a centre (Lin et al., arXiv:1708.02002)
-)
+# Initial probability that a cell is a centre (Lin et al., arXiv:1708.02002).
+_INITIAL_PROBABILITY = 0.02
 _MAX_OVERLAP = 0.6  # two peaks with a larger intersection over union are one object
 _MIN_PROBABILITY = 0.02  # peaks with a lower probability are skipped
 _CROP_SIDE = 32  # side of the second stage's input, in pixels

@@ -73,9 +73,8 @@ MIN_SCENES = 10
 _POSITION_MARGIN = 0.1  # of the sum of two objects' sides; GenEval's value
 _MIN_DIRECTION_SHARE = 0.5  # share of the distance that lies in the direction; GenEval's value
 _MIN_CONTAINED_SHARE = 0.25  # least share of the inner object's box that lies in the outer one's
-_MIN_OVERLAP_SHARE = (
-    0.5  # least share of the narrower object's width that overlaps with the other's
-)
+# Least share of the narrower object's width that overlaps with the other's.
+_MIN_OVERLAP_SHARE = 0.5
 
 
 class RequestedObject(NamedTuple):

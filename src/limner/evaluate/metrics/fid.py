@@ -52,7 +52,7 @@ PAPER = Paper(
 _METRIC_NAME = "the Frechet distance"
 _ROUNDING = torch.finfo(torch.float64).eps
 _MIN_PARTS = 5
-_BLOCK_FEATURES = 256  # features
+_BLOCK_FEATURES = 256
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

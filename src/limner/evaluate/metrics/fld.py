@@ -66,10 +66,9 @@ _MAX_LOG_VARIANCE = 40.0  # largest absolute value of the logarithm of a varianc
 _SHRINKAGE = 0.9  # factor on the distances from the mean, for the Gaussian around it
 _MIN_PICTURES = 10
 _RECOMMENDED_PICTURES = 1000  # pictures of each kind: the smallest number in the paper
-_JACKKNIFE_GROUPS = 20  # of the jackknife
-_BLOCK_DISTANCES = (
-    2**17
-)  # squared distances that are computed at a time: they fit into a core's cache
+_JACKKNIFE_GROUPS = 20
+# Squared distances that are computed at a time: they fit into a core's cache.
+_BLOCK_DISTANCES = 2**17
 
 
 class Divergence(NamedTuple):
@@ -175,9 +174,8 @@ class Mixture(NamedTuple):
                 log_s.grad -= grad / (len(x) * d)
                 wide.grad -= grad_wide / (len(x) * d)
             adam.step()
-            log_s.clamp_(
-                -_MAX_LOG_VARIANCE, _MAX_LOG_VARIANCE
-            )  # it would diverge for equal pictures
+            # It would diverge for equal pictures.
+            log_s.clamp_(-_MAX_LOG_VARIANCE, _MAX_LOG_VARIANCE)
             losses.append(-total / (len(x) * d))
             last = losses[-_WINDOW:]
             if len(losses) > _WINDOW + 1 and max(last) - last[-1] < _SETTLED > last[-1] - min(last):

@@ -20,11 +20,8 @@ DRAWS = 1000
 """The number of bootstrap samples."""
 NORMAL_97_5 = 1.959963984540054
 """The 97.5th percentile of the normal distribution: 95 % lie within this many deviations."""
-_SMALL_QUANTILES = {
-    1: 12.7062,
-    2: 4.3027,
-    3: 3.1824,
-}  # Student's for few degrees: its series is inexact here
+# Student's for few degrees: its series is inexact here.
+_SMALL_QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824}
 
 
 class Estimate(NamedTuple):
