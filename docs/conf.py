@@ -39,12 +39,12 @@ def _papers() -> str:
 def _metrics() -> str:
     """Return the table of the registered metrics."""
     rows = [
-        "| name | what it says | needs | least n | better | paper |",
+        "| name | what it says | needs | min n | better | paper |",
         "|---|---|---|---|---|---|",
     ]
     for name, metric in metrics().items():
         needs = ", ".join(NEEDS[what] for what in metric.reads)
-        cells = (f"`{name}`", metric.summary, needs, metric.least, metric.better, metric.paper)
+        cells = (f"`{name}`", metric.summary, needs, metric.min_pictures, metric.better, metric.paper)
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows) + "\n"
 

@@ -51,7 +51,7 @@ class Vendi(FeatureMetric):  # so it needs an extractor, and gets the subject's 
     summary = "how many different pictures there are, from the cosines of their features"
     reads = ("features",)
     better = "higher"
-    least = PARTS  # fewer pictures are refused
+    min_pictures = PARTS  # fewer pictures are refused
     redrawn = ("subject",)  # the set over which intervals are taken
 
     def numbers(self, seen: Seen) -> list[Number]:

@@ -217,15 +217,15 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
         "paper": vars(metric.paper),
         "reads": list(metric.reads),
         "needs": [NEEDS[kind] for kind in metric.reads],
-        "least": metric.least,
+        "min_pictures": metric.min_pictures,
         "better": metric.better,
         "interval": list(metric.redrawn),
     }
 
 
 def metrics_text(metrics: Iterable[type[Metric]]) -> str:
-    """Return one line per metric: name, meaning, needs, least n, better direction and paper."""
-    header = ("name", "what it says", "needs", "least n", "better", "paper")
+    """Return one line per metric: name, meaning, needs, min n, better direction and paper."""
+    header = ("name", "what it says", "needs", "min n", "better", "paper")
     return "\n".join(align_columns([header, *map(_metric_row, metrics)]))
 
 
@@ -233,4 +233,4 @@ def _metric_row(metric: type[Metric]) -> tuple[str, ...]:
     """Return the cells of a metric's line."""
     needs = ", ".join(NEEDS[kind] for kind in metric.reads)
     paper = metric.paper.identifier
-    return metric.name, metric.summary, needs, str(metric.least), metric.better, paper
+    return metric.name, metric.summary, needs, str(metric.min_pictures), metric.better, paper

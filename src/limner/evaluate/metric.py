@@ -141,7 +141,7 @@ class Metric(ABC):
         summary: what the metric measures, in one line.
         reads: the inputs of the metric; lists of metrics are sorted by the first one.
         better: whether "lower" or "higher" values of its first number are better.
-        least: the smallest number of pictures for which the metric has a value.
+        min_pictures: the smallest number of pictures for which the metric has a value.
         redrawn: the pictures whose random choice its intervals account for; () for no intervals.
     """
 
@@ -150,7 +150,7 @@ class Metric(ABC):
     summary: ClassVar[str]
     reads: ClassVar[tuple[Reads, ...]]
     better: ClassVar[Literal["lower", "higher"]]
-    least: ClassVar[int] = 1
+    min_pictures: ClassVar[int] = 1
     redrawn: ClassVar[tuple[Redrawn, ...]] = ()
 
     def __init__(self, setting: Setting, named: bool = True) -> None:
@@ -183,10 +183,13 @@ class Metric(ABC):
         Raises:
             NotApplicable: there are too few pictures.
         """
-        if (n := len(pictures)) < self.least:
-            advice = f"; give -n {self.least}" if isinstance(pictures, PaintedPictures) else ""
+        if (n := len(pictures)) < self.min_pictures:
+            advice = (
+                f"; give -n {self.min_pictures}" if isinstance(pictures, PaintedPictures) else ""
+            )
             raise NotApplicable(
-                f"it needs at least {self.least} pictures, and {pictures.name} has {n}{advice}"
+                f"it needs at least {self.min_pictures} pictures, and {pictures.name} has {n}"
+                f"{advice}"
             )
 
     def skip_unless_named(self, reason: str) -> None:
@@ -210,8 +213,8 @@ class Metric(ABC):
         self,
         name: str,
         values: Float[Tensor, "n"],
-        least: float = -math.inf,
-        most: float = math.inf,
+        minimum: float = -math.inf,
+        maximum: float = math.inf,
         groups: Int64[Tensor, "n"] | None = None,
         **more: Any,
     ) -> Number:
@@ -222,13 +225,13 @@ class Metric(ABC):
         Args:
             name: the name of the number.
             values: one value for each of n pictures.
-            least, most: limits of the mean, to which the interval is clipped.
+            minimum, maximum: limits of the mean, to which the interval is clipped.
             groups: the same number for all variants of one thing.
             more: further fields of the number.
         """
         mean, n = float(values.double().mean()), len(values)
         has_interval = count_groups(n, groups) > 1
-        value = mean_interval(values, least, most, groups) if has_interval else mean
+        value = mean_interval(values, minimum, maximum, groups) if has_interval else mean
         return self.number(name, value, n, **more)
 
     def share(
@@ -245,7 +248,7 @@ class Metric(ABC):
 class FeatureMetric(Metric):
     """Base class of metrics that compare features of the subject and of real pictures."""
 
-    least = 2
+    min_pictures = 2
 
     @property
     def extractor(self) -> Extractor:
@@ -262,7 +265,7 @@ class FeatureMetric(Metric):
     def sets(self) -> dict[str, PictureSet]:
         """The subject, and other real pictures if there are enough of them, by the row's name."""
         other = self.setting.real_baseline
-        real = {f"real ({other.name})": other} if other and len(other) >= self.least else {}
+        real = {f"real ({other.name})": other} if other and len(other) >= self.min_pictures else {}
         return {SUBJECT: self.setting.subject} | real
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:

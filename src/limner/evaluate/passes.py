@@ -60,14 +60,14 @@ class Observer(ABC):
         name: the name in its files.
         fingerprint: a hash of everything that affects what it records.
         lasting: whether its records of real data stay in the cache.
-        most: the largest number of pictures that it observes, rounded up to whole blocks; None for
-            all.
+        max_pictures: the largest number of pictures that it observes, rounded up to whole blocks;
+            None for all.
     """
 
     name: str
     fingerprint: str
     lasting: bool = False
-    most: int | None = None
+    max_pictures: int | None = None
 
     @abstractmethod
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
@@ -227,8 +227,9 @@ class _Blocks:
         return range(share.number, self.blocks, share.of)
 
     def _observed_blocks(self, observer: Observer) -> range:
-        most = len(self.pictures) if observer.most is None else observer.most
-        return range(min(self.blocks, -(-most // BLOCK_PICTURES)))
+        if (n := observer.max_pictures) is None:
+            return range(self.blocks)
+        return range(min(self.blocks, -(-n // BLOCK_PICTURES)))
 
     def _has_records(self, observer: Observer) -> bool:
         """Return whether an observer's records are known from an earlier call or evaluation."""

@@ -253,17 +253,15 @@ def check_shards(metric: type[Metric]) -> None:
 
 def check_few(metric: type[Metric]) -> None:
     """4. Too few pictures are refused, with the number that the metric needs."""
-    if metric.least == 1:
+    if (n := metric.min_pictures) == 1:
         return
-    setting = replace(
-        setting_of_law(metric, _SEEDS), subject=RealPictures(Law(metric.least - 1, 0))
-    )
+    setting = replace(setting_of_law(metric, _SEEDS), subject=RealPictures(Law(n - 1, 0)))
     try:
         metric(setting).needs()
     except NotApplicable as error:
-        assert str(metric.least) in str(error), f"it does not say {metric.least}: {error}"
+        assert str(n) in str(error), f"it does not say {n}: {error}"
         return
-    raise AssertionError(f"{metric.least - 1} pictures are accepted, but {metric.least} are needed")
+    raise AssertionError(f"{n - 1} pictures are accepted, but {n} are needed")
 
 
 def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:

@@ -188,7 +188,7 @@ def test_an_expanded_interval_of_a_mean_equals_students_t():
 def test_intervals_of_means_contain_the_truth_for_small_n(n: int):
     intervals = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
     assert 0.92 < sum(low < 0 < high for _, low, high in intervals) / 1000 < 0.98
-    assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
+    assert mean_interval(torch.tensor([0.0, 1.0]), minimum=0, maximum=1) == (0.5, 0, 1)
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 0.5), (40, 0.05), (200, 0.01), (999, 0.3)])

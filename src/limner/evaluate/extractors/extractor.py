@@ -184,13 +184,13 @@ def find_objects(detector: Detects, images: Pixels) -> Detections:
                 f"give one for each of {len(images)} pictures, with as many places as scores"
             )
     is_object = kind != NO_OBJECT
-    for name, part, least, most in (
+    for name, part, minimum, maximum in (
         ("kind", kind, NO_OBJECT, len(detector.kinds) - 1),
         ("colour", colour[is_object], NO_OBJECT, len(COLOURS) - 1),
         ("score", score, 0, 1),
         ("box", box[is_object], -1, 2),
     ):
-        if not ((part >= least) & (part <= most)).all() or (
+        if not ((part >= minimum) & (part <= maximum)).all() or (
             name in ("kind", "colour") and part.is_floating_point()
         ):
             raise LimnerError(

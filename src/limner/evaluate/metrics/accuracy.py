@@ -25,7 +25,7 @@ class Accuracy(FeatureMetric):
     summary = "the share of conditional pictures in which a classifier recognises their class"
     reads = ("labels", "class scores")
     better = "higher"
-    least = 1
+    min_pictures = 1
     redrawn = ("subject",)
 
     def knows_classes_of(self, pictures: PictureSet) -> bool:

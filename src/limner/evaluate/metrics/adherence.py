@@ -163,7 +163,7 @@ class Adherence(Metric):
     summary = "how well pictures follow the drawing, mask, boxes or low resolution they are given"
     reads = ("hints",)
     better = "higher"
-    least = 2
+    min_pictures = 2
     redrawn = ("subject",)
 
     @cached_property

@@ -268,7 +268,7 @@ class SceneMetric(Metric):
 
     reads = ("layouts", "captions")
     better = "higher"
-    least = MIN_SCENES
+    min_pictures = MIN_SCENES
     redrawn = ("subject",)
 
     @cached_property
@@ -342,9 +342,9 @@ class Composition(SceneMetric):
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
         fewest = min(skills, key=lambda skill: count_requests(requests, skill))
-        if (n := count_requests(requests, fewest)) < self.least:
+        if (n := count_requests(requests, fewest)) < self.min_pictures:
             raise NotApplicable(
-                f"it needs at least {self.least} pictures of each skill, and the first "
+                f"it needs at least {self.min_pictures} pictures of each skill, and the first "
                 f"{len(requests):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
                 f"{self.pictures_needed(data, skills):,} or more"
             )

@@ -86,7 +86,7 @@ class DensityCoverage(NeighbourMetric):
     """Density and coverage of pictures and real ones."""
 
     summary = "how many real pictures lie around each picture, and how many real ones have one near"
-    least = K + 1
+    min_pictures = K + 1
     k = K
     names = ("density", "coverage")
 

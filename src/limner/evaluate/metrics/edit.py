@@ -326,10 +326,10 @@ class Edit(SceneMetric):
         s, subject = self.setting, self.setting.subject
         assert isinstance(subject, PaintedPictures)
         edits = edits_of(subject, s.seed)
-        if len(edits) < self.least:
+        if len(edits) < self.min_pictures:
             raise NotApplicable(
-                f"it needs at least {self.least} captions with a word to change, and the first "
-                f"{len(subject):,} of {s.reference.name} have {len(edits)}; give a larger -n"
+                f"it needs at least {self.min_pictures} captions with a word to change, and the "
+                f"first {len(subject):,} of {s.reference.name} have {len(edits)}; give a larger -n"
             )
         return EditedPictures(subject, edits, self.detector, f"{s.candidate.fingerprint} {s.seed}")
 

@@ -211,8 +211,8 @@ def extrapolate(
     Raises:
         LimnerError: see `limit`; NaN or infinite features.
     """
-    least = max(parts, 2 * len(reference.mean) + 1)
-    x = checked_features(features, least, "the extrapolated Frechet distance")
+    min_pictures = max(parts, 2 * len(reference.mean) + 1)
+    x = checked_features(features, min_pictures, "the extrapolated Frechet distance")
     shares = x[random_order(len(x), seed)].tensor_split(parts)
     return limit([Moments.of(share) for share in shares], reference)
 
@@ -244,10 +244,10 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
     if (count := len(parts)) < _MIN_PARTS:
         raise LimnerError(f"extrapolating needs at least {_MIN_PARTS} parts, not {count}")
     whole = reduce(Moments.merge, parts)
-    if whole.n <= (least := 2 * len(whole.mean)):
+    if whole.n <= (min_pictures := 2 * len(whole.mean)):
         raise LimnerError(
             f"the extrapolated Frechet distance of {len(whole.mean)} features needs more than "
-            f"{least} images, not {whole.n}; use kid for so few"
+            f"{min_pictures} images, not {whole.n}; use kid for so few"
         )
     distance = frechet_distance(whole, reference)
     without = [frechet_distance(whole.without(part), reference) for part in parts]

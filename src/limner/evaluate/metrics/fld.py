@@ -103,9 +103,9 @@ def fld(
         LimnerError: fewer than 10 pictures in a set; different numbers of features; NaN or infinite
             features; held-out pictures that are all alike.
     """
-    least, metric = (_MIN_PICTURES, _MIN_PICTURES), "FLD"
-    train, held_out = checked_features_of_both(train, held_out, least, metric)
-    _, generated = checked_features_of_both(train, generated, least, metric)
+    min_pictures, metric = (_MIN_PICTURES, _MIN_PICTURES), "FLD"
+    train, held_out = checked_features_of_both(train, held_out, min_pictures, metric)
+    _, generated = checked_features_of_both(train, generated, min_pictures, metric)
     mean, deviation = held_out.mean(0), held_out.std(0)
     if not (mask := deviation > 0).any():
         raise LimnerError("the held-out pictures have the same features, so FLD has no value")
@@ -257,7 +257,7 @@ class FeatureLikelihood(FeatureMetric):
     summary = "feature likelihood divergence: quality, diversity and novelty in one number"
     reads = ("features", "training pictures")
     better = "lower"
-    least = _MIN_PICTURES
+    min_pictures = _MIN_PICTURES
     redrawn = ("subject", "held-out")
 
     @cached_property
@@ -277,9 +277,10 @@ class FeatureLikelihood(FeatureMetric):
             if real is None:
                 name = self.setting.reference.name
                 raise NotApplicable(f"it needs {kind} pictures, and {name} has none")
-            if len(real) < self.least:
+            if len(real) < self.min_pictures:
                 raise NotApplicable(
-                    f"it needs at least {self.least} {kind} pictures, and there are {len(real)}"
+                    f"it needs at least {self.min_pictures} {kind} pictures, and there are "
+                    f"{len(real)}"
                 )
             sizes[kind] = len(real)
         super().needs()

@@ -145,7 +145,7 @@ class InceptionScore(FeatureMetric):
     summary = "sharpness x diversity of class scores, in 10 splits and in one"
     reads = ("class scores",)
     better = "higher"
-    least = _SPLITS
+    min_pictures = _SPLITS
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Request the class scores of the subject and of the reference."""

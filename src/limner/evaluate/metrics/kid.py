@@ -128,7 +128,7 @@ class KernelDistance(FeatureMetric):
     summary = "kernel distance of features: unbiased, also for few pictures; may be negative"
     reads = ("features",)
     better = "lower"
-    least = _MIN_PICTURES
+    min_pictures = _MIN_PICTURES
     redrawn = ("subject", "reference")
 
     def numbers(self, seen: Seen) -> list[Number]:

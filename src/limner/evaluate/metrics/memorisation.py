@@ -141,12 +141,12 @@ class NearestTraining:
         bounds = torch.cat([held_out.first.new_tensor([-torch.inf]), held_out.first.sort().values])
         things = round(effective_number(held_out.first <= bounds[j], held_out_groups))
         low, high = (count * m / things for count in binomial_interval(things, j / (m + 1)))
-        least, most = (
+        minimum, maximum = (
             float((self.first < bounds[i]).double().mean())
             for i in (math.floor(low), min(math.ceil(high) + 1, m))
         )
         share, *limits = share_interval(self.first < bounds[j], groups)
-        estimate = combine_intervals(share, [(limits[0], limits[1]), (least, most)])
+        estimate = combine_intervals(share, [(limits[0], limits[1]), (minimum, maximum)])
         return Closer(estimate, percent, j / (m + 1))
 
 
@@ -286,9 +286,11 @@ class CopyObserver(Observer):
     def __init__(self, training: RealPictures) -> None:
         self.training = training
         pixels = len(training) * training.spec.dimensions
-        self.most = max(1, _MAX_PIXELS // pixels // BLOCK_PICTURES) * BLOCK_PICTURES
+        self.max_pictures = max(1, _MAX_PIXELS // pixels // BLOCK_PICTURES) * BLOCK_PICTURES
         self.name = "copies"
-        self.fingerprint = cache_key("copies", training.fingerprint, len(training), self.most)
+        self.fingerprint = cache_key(
+            "copies", training.fingerprint, len(training), self.max_pictures
+        )
 
     @cached_property
     def pixels(self) -> UInt8[Tensor, "m c h w"]:

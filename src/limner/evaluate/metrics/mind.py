@@ -132,7 +132,7 @@ class MongeDistance(FeatureMetric):
     summary = "sliced Wasserstein distance of features, for 1,000 pictures or more; its floor"
     reads = ("features",)
     better = "lower"
-    least = 2 * _MIN_PICTURES
+    min_pictures = 2 * _MIN_PICTURES
     redrawn = ("subject", "reference")
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:

@@ -97,7 +97,7 @@ def pair_of_points(
     real: Float[Tensor, "n d"],
     fake: Float[Tensor, "m d"],
     k: int,
-    least: tuple[int, int],
+    min_pictures: tuple[int, int],
     what: str,
 ) -> tuple[Points, Points]:
     """Return both sets, centred at the mean of the real one, where x^2 + y^2 - 2xy loses least.
@@ -105,7 +105,7 @@ def pair_of_points(
     Args:
         real, fake: features, a row for each picture.
         k: the neighbour to which a ball reaches.
-        least: the smallest number of pictures in each set.
+        min_pictures: the smallest number of pictures in each set.
         what: the name of the metric, for error messages.
 
     Raises:
@@ -114,7 +114,7 @@ def pair_of_points(
     """
     if k < 1:
         raise LimnerError(f"the number of neighbours k must be at least 1, not {k}")
-    reals, fakes = checked_features_of_both(real, fake, least, f"{what} with k = {k}")
+    reals, fakes = checked_features_of_both(real, fake, min_pictures, f"{what} with k = {k}")
     mean = reals.mean(0)
     reals, fakes = reals - mean, fakes - mean
     tie = _TIE_TOLERANCE * max(float(z.square().sum(1).max()) for z in (reals, fakes))

@@ -50,8 +50,8 @@ def precision_recall(
         LimnerError: at most k pictures in a set; different numbers of features; NaN or infinite
             features.
     """
-    least = (k + 1, k + 1)
-    reals, fakes = pair_of_points(real, fake, k, least, "precision and recall")
+    min_pictures = (k + 1, k + 1)
+    reals, fakes = pair_of_points(real, fake, k, min_pictures, "precision and recall")
     return PrecisionAndRecall(share_inside(fakes, reals), share_inside(reals, fakes))
 
 
@@ -60,7 +60,7 @@ class PrecisionRecall(NeighbourMetric):
     """Improved precision and recall of pictures and real ones."""
 
     summary = "the share of pictures that lie among real ones, and of real ones among pictures"
-    least = K + 1
+    min_pictures = K + 1
     k = K
     names = ("precision", "recall")
 

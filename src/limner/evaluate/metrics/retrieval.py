@@ -113,7 +113,7 @@ class Retrieval(FeatureMetric):
     summary = "how often a picture's own caption is the nearest, or among the 5 nearest"
     reads = ("captions", "features")
     better = "higher"
-    least = _MIN_PICTURES
+    min_pictures = _MIN_PICTURES
     redrawn = ("subject",)
 
     @cached_property

@@ -152,13 +152,13 @@ class Moments:
 
 
 def checked_features(
-    features: Float[Tensor, "n d"], least: int, metric: str
+    features: Float[Tensor, "n d"], min_pictures: int, metric: str
 ) -> Float64[Tensor, "n d"]:
     """Check features (or logits) for a metric, and return them in float64 on the CPU.
 
     Args:
         features: features or logits, a row for each image.
-        least: the smallest number of images for the metric.
+        min_pictures: the smallest number of images for the metric.
         metric: the name of the metric, for error messages.
 
     Raises:
@@ -166,9 +166,9 @@ def checked_features(
     """
     if features.ndim != 2 or not features.shape[1]:
         raise LimnerError(f"{metric} needs a row of features for each image")
-    if len(features) < least:
-        images = "image" if least == 1 else "images"
-        raise LimnerError(f"{metric} needs at least {least} {images}, not {len(features)}")
+    if len(features) < min_pictures:
+        images = "image" if min_pictures == 1 else "images"
+        raise LimnerError(f"{metric} needs at least {min_pictures} {images}, not {len(features)}")
     x = features.detach().to("cpu", torch.float64)
     if count := int((~x.isfinite()).any(1).sum()):
         raise LimnerError(
@@ -179,14 +179,16 @@ def checked_features(
 
 
 def checked_features_of_both(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], least: tuple[int, int], metric: str
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], min_pictures: tuple[int, int], metric: str
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
     """Apply `checked_features` to two sets, and check that they have the same dimension.
 
     Raises:
         LimnerError: see `checked_features`; another number of features.
     """
-    one, other = checked_features(x, least[0], metric), checked_features(y, least[1], metric)
+    one, other = (
+        checked_features(features, n, metric) for features, n in zip((x, y), min_pictures)
+    )
     same_dimension(one.shape[1], other.shape[1])
     return one, other
 
@@ -293,8 +295,8 @@ def effective_number(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None
 
 def mean_interval(
     values: Float[Tensor, "n"],
-    least: float = -math.inf,
-    most: float = math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
     groups: Int64[Tensor, "n"] | None = None,
 ) -> Estimate:
     """Compute a mean with Student's interval: mean +- t s / sqrt(n).
@@ -304,7 +306,7 @@ def mean_interval(
 
     Args:
         values: at least 2 values.
-        least, most: limits of the mean; the interval is clipped to them.
+        minimum, maximum: limits of the mean; the interval is clipped to them.
         groups: as for `standard_error`; their number decides t.
 
     Reference:
@@ -312,7 +314,7 @@ def mean_interval(
     """
     factor = student_quantile(count_groups(len(values), groups) - 1)
     mean, half = float(values.double().mean()), factor * standard_error(values, groups)
-    return Estimate(mean, max(least, mean - half), min(most, mean + half))
+    return Estimate(mean, max(minimum, mean - half), min(maximum, mean + half))
 
 
 def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
