@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from timing import count, options_parser, show
 from variety import grain, mean_text
 
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.text import text_condition
@@ -49,7 +49,7 @@ def main() -> None:
     true = F.normalize(extract(real).features.double(), dim=1)
     table = [("real", "", "", f"{grain(from_uint8(real)):.2f}", "")]
     for name, sampler in ROWS.items():
-        model, options = open_model(Request("emoji", sampler=sampler))
+        model, options = open_model(SamplingRequest("emoji", sampler=sampler))
         start = time.process_time()
         c = text_condition(model.spec, captions, lambda line: None)
         x = to_uint8(model.sample(len(rows), c, seed=[*range(len(rows))], **options))

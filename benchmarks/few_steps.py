@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from timing import Call, count, options_parser, ratio, show, time_interleaved
 
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman", "a bus"
 FAST = "emoji-fast"
@@ -37,7 +37,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 def paint_call(model: str, batch: int, options: dict[str, Any]) -> Call:
     """Return a call that paints a batch with the model's own settings, except for some options."""
-    request = Request(
+    request = SamplingRequest(
         model, tuple(PROMPTS[i % len(PROMPTS)] for i in range(batch)), sampler=options
     )
     loaded, sampler_options = open_model(request)

@@ -27,7 +27,7 @@ from itertools import pairwise
 import torch
 from timing import count, options_parser, show
 
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.commands.sheets.reword import rewording
 from limner.contract.editing import reconstruction_error
 from limner.contract.image import Condition, Images, from_uint8
@@ -112,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     measured = {"upsampler_steps": 5, "level": 0.1, "clean": 0}
-    model, options = open_model(Request("emoji", sampler=measured))
+    model, options = open_model(SamplingRequest("emoji", sampler=measured))
     assert isinstance(model, Cascade) and isinstance(model.base, FlowMatching)
     base, steps, scale = model.base.eval(), options["steps"], options["scale"]
     captions, x, target = pairs(args.n)

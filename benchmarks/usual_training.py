@@ -25,7 +25,7 @@ import torch
 from timing import options_parser, positive, show
 
 from limner.contract.errors import LimnerError
-from limner.contract.registry import Entry, entry
+from limner.contract.registry import ModelEntry, entry
 from limner.training.estimate import dry_run
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
@@ -198,7 +198,7 @@ class Runs:
         return run
 
 
-def ways(model: Entry, names: Collection[str]) -> dict[str, dict[str, Any]]:
+def ways(model: ModelEntry, names: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the ways to train a model with these names, each as a recipe's section [train]."""
     defaults = vars(TrainOptions())
     all_ways = {"general": {k: defaults[k] for k in COMPARED_OPTIONS}}

@@ -44,7 +44,14 @@ def _metrics() -> str:
     ]
     for name, metric in metrics().items():
         needs = ", ".join(NEEDS[what] for what in metric.reads)
-        cells = (f"`{name}`", metric.summary, needs, metric.min_pictures, metric.better, metric.paper)
+        cells = (
+            f"`{name}`",
+            metric.summary,
+            needs,
+            metric.min_pictures,
+            metric.better,
+            metric.paper,
+        )
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows) + "\n"
 

@@ -19,7 +19,12 @@ from torch import Tensor
 
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
-from limner.evaluate.metrics.statistics import Estimate, checked_features, jackknife, random_order
+from limner.evaluate.metrics.statistics import (
+    IntervalEstimate,
+    checked_features,
+    jackknife,
+    random_order,
+)
 from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
 
@@ -28,7 +33,7 @@ PAPER = Paper(TITLE, "Friedman, Dieng", 2022, "2210.02410")
 PARTS = 20
 
 
-def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
+def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> IntervalEstimate:
     """Return the Vendi score of features, with a jackknife interval over 20 random parts."""
     x = F.normalize(checked_features(features, PARTS, "the Vendi score"), dim=1)
     parts = x[random_order(len(x), seed)].tensor_split(PARTS)

@@ -1,6 +1,7 @@
 """Settings of all tests: checked shapes, no network, one thread, seeds, no silent skips."""
 
 import functools
+import gc
 import os
 import random
 import runpy
@@ -15,6 +16,7 @@ from typing import Any
 OFFLINE = Path(__file__).parent / "offline"
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # for `import toys` and the like
+gc.disable()  # until all tests are collected
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Two threads on small tensors took 13x as long on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -158,6 +160,16 @@ hypothesis.settings.load_profile("same")
 
 MAY_SKIP = "may_skip"
 SLOW = Path(__file__).parent / "slow.txt"
+
+
+def pytest_collection_finish() -> None:
+    """Start to collect garbage, but not among the million objects that all tests share.
+
+    Looking through these again and again took much of the time of tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -24,7 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
 from limner.contract.model import Learner
@@ -108,7 +108,7 @@ def sheet(
     prompts: Sequence[str], path: Path, model: str = "emoji", columns: int = 4
 ) -> UInt8[Tensor, "n c h w"]:
     """Write a sheet with the first draws of each prompt; return the pictures."""
-    images = paint_sheet(Request(model, tuple(prompts), n=SEEDS))[0].images
+    images = paint_sheet(SamplingRequest(model, tuple(prompts), n=SEEDS))[0].images
     rows = -(-len(prompts) // columns)
     figure = Figure(figsize=(2.75 * columns, 0.95 * rows), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

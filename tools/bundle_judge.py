@@ -37,7 +37,7 @@ from limner.data.pictures import Pictures
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import JUDGES, open_extractor
 from limner.evaluate.extractors.extractor import Extractor, ImageText
-from limner.evaluate.metrics.composition import SKILLS
+from limner.evaluate.metrics.composition import SKILL_NAMES
 from limner.evaluate.metrics.retrieval import retrieval
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
@@ -102,7 +102,7 @@ def scene_row(split: str, size: int, style: str) -> str:
     """Return a row of the scene judge's table: shares of real scenes that match their captions."""
     data = open_data("scenes", size=size, split=split, style=style)
     report = evaluate(data, data, metrics=["composition"], n=_SCENES, quiet=True)
-    names = (*SKILLS.values(), "composition")
+    names = (*SKILL_NAMES.values(), "composition")
     numbers = (report.number(name) for name in names)
     shares = " | ".join(f"{each.value:.1%} ({each.n:,})" if each else "-" for each in numbers)
     return f"| {split} | {size} | {style} | {shares} |"
@@ -121,8 +121,8 @@ def print_numbers(name: str) -> None:
             print(f"accuracy on {split}: {accuracy(judge, data):.2%} of {len(data):,}", flush=True)
         return
     if name == "scene-judge":
-        print(f"| split | pixels | style | {' | '.join(SKILLS.values())} | mean |")
-        print("|" + "---|" * (len(SKILLS) + 4))
+        print(f"| split | pixels | style | {' | '.join(SKILL_NAMES.values())} | mean |")
+        print("|" + "---|" * (len(SKILL_NAMES) + 4))
         for split, size in itertools.product(("test", "held-out"), (128, 64)):
             print(scene_row(split, size, "all"), flush=True)
         for style in ("3d", "flat", "line", "noto"):

@@ -33,7 +33,7 @@ from command_line import BuildError, count, mistakes_in_one_line
 from PIL import Image
 
 from limner.commands.pictures import write_sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.abilities import Controlled, Translates
 from limner.contract.checkpoint import (
@@ -165,7 +165,7 @@ def draws(folder: Path) -> None:
     digits in few greys.
     """
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
-    request = Request(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
+    request = SamplingRequest(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
     write_sheet(*paint_sheet(request), folder / "samples.png", enlarge=2)
     sheet, maximum = Image.open(folder / "samples.png"), _GREYS - 1
     if sheet.mode != "L":
@@ -177,7 +177,7 @@ def draws(folder: Path) -> None:
 
 def scenes(folder: Path, options: Sequence[str]) -> None:
     """Write the sheet of a model of scenes, one row for each caption."""
-    request = Request(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
+    request = SamplingRequest(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
     write_sheet(*paint_sheet(request), folder / "samples.png", enlarge=1)
     sheet = Image.open(folder / "samples.png")
     stored_over_base = read_header(model_file(folder)).shared

@@ -7,7 +7,7 @@ Each row shows seeds 0 to 5. The rows of a pair differ only in the order of word
 
 from labelled import save_sheet, shrink
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 
 PROMPTS = (
@@ -24,7 +24,7 @@ DRAWS = 6
 
 
 def main() -> None:
-    sheet, _ = paint_sheet(Request(model="scenes", prompts=PROMPTS, n=DRAWS))
+    sheet, _ = paint_sheet(SamplingRequest(model="scenes", prompts=PROMPTS, n=DRAWS))
     save_sheet(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
     shrink("compositions")
 

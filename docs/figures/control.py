@@ -10,7 +10,7 @@ import torch
 from labelled import save_sheet, shrink
 
 from limner import Condition, open_data, text_condition
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.image import Images, to_uint8
@@ -22,7 +22,7 @@ CONTROLS = ("scenes-sketch", "scenes-layout")
 
 def rows(name: str, first: int) -> tuple[list[str], Images]:
     """Return captions of scenes, and for each the hint and the pictures painted from it."""
-    model, options = open_model(Request(model=name), "cpu")
+    model, options = open_model(SamplingRequest(model=name), "cpu")
     data = open_data(**read_header(model_file(find_model(name))).recipe["data"] | {"split": "test"})
     numbers = torch.arange(first, first + SHOWN)
     hints = data.hints(numbers, numbers, 0)

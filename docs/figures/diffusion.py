@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner import Condition, Noise, load, open_data, text_condition
 from limner.commands.pictures import write_sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.edit import edit_sheet
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.codes import Encodes
@@ -49,7 +49,7 @@ SCHEDULES = {
 SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
-def paint(request: Request, **options: float | str) -> UInt8[Tensor, "n c h w"]:
+def paint(request: SamplingRequest, **options: float | str) -> UInt8[Tensor, "n c h w"]:
     return paint_sheet(replace(request, sampler=options))[0].images
 
 
@@ -61,31 +61,31 @@ def columns(sheets: Sequence[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h 
 
 
 def prompts() -> None:
-    images = paint(Request(prompts=PROMPTS, n=8))
+    images = paint(SamplingRequest(prompts=PROMPTS, n=8))
     save_sheet(images, "prompts", PROMPTS, [f"seed {i}" for i in range(8)])
 
 
 def forming() -> None:
-    sheet, _ = paint_sheet(Request(prompts=PROMPTS[:4]), forming=True)
+    sheet, _ = paint_sheet(SamplingRequest(prompts=PROMPTS[:4]), forming=True)
     save_sheet(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
 
 
 def guidance() -> None:
     scales = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
-    images = columns([paint(Request(prompts=PROMPTS), scale=scale) for scale in scales])
+    images = columns([paint(SamplingRequest(prompts=PROMPTS), scale=scale) for scale in scales])
     save_sheet(images, "guidance", PROMPTS, [f"scale {scale:g}" for scale in scales])
 
 
 def samplers() -> None:
     steps = 3, 5, 10, 20, 40
-    request = Request(prompts=PROMPTS[1:2])
+    request = SamplingRequest(prompts=PROMPTS[1:2])
     images = [paint(request, sampler=name, steps=n) for name in SAMPLERS for n in steps]
     save_sheet(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
 
 
 def few_steps() -> None:
     """Draw the bundled model with fewer and fewer steps, and its student."""
-    request, uncleaned = Request(prompts=PROMPTS), {"level": 0.1, "clean": 0}
+    request, uncleaned = SamplingRequest(prompts=PROMPTS), {"level": 0.1, "clean": 0}
     steps = (10, 5), (3, 2), (2, 2)
     sheets = [paint(request, steps=n, upsampler_steps=m, **uncleaned) for n, m in steps]
     sheets.append(paint(replace(request, model="emoji-fast")))
@@ -95,7 +95,7 @@ def few_steps() -> None:
 
 def negative() -> None:
     rows = "", "red", "yellow"
-    request = Request(prompts=("a heart",), n=8)
+    request = SamplingRequest(prompts=("a heart",), n=8)
     images = torch.cat([paint(replace(request, negative=row), scale=4.0) for row in rows])
     labels = [f'without "{row}"' if row else "a heart" for row in rows]
     save_sheet(images, "negative", labels, [f"seed {i}" for i in range(8)])
@@ -103,17 +103,17 @@ def negative() -> None:
 
 def variations() -> None:
     amounts = 0.1, 0.3, 0.6, 1.0
-    request = Request(prompts=("a house",), n=8)
+    request = SamplingRequest(prompts=("a house",), n=8)
     images = torch.cat([paint(replace(request, vary=amount)) for amount in amounts])
     save_sheet(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
 
 
 def edits() -> None:
     """Draw a picture that is edited under a mask, and at several strengths, with another prompt."""
-    apple, request = paint_sheet(Request(prompts=("a red apple",)))
+    apple, request = paint_sheet(SamplingRequest(prompts=("a red apple",)))
     with TemporaryDirectory() as folder:
         (file,) = write_sheet(apple, request, Path(folder) / "apple.png", enlarge=1)
-        request = Request(prompts=("a green apple",), n=4)
+        request = SamplingRequest(prompts=("a green apple",), n=4)
         half, _ = edit_sheet([file], request, keep=0.5)
         rows = [half.images[[0, *range(2, 6)]]]
         for strength in (0.3, 0.6, 0.9):

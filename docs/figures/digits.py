@@ -12,7 +12,7 @@ import sys
 import torch
 from labelled import save_sheet
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 
 SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
@@ -25,7 +25,7 @@ def main() -> None:
     for guide, run in zip(("classifier-free", "by a classifier"), sys.argv[1:]):
         for scale in SCALES:
             options = {"sampler": "dpm++", "steps": 20, "scale": scale}
-            sheet, _ = paint_sheet(Request(model=run, labels=("all",), sampler=options))
+            sheet, _ = paint_sheet(SamplingRequest(model=run, labels=("all",), sampler=options))
             rows.append(sheet.images)
             labels.append(f"{guide}, {scale:g}")
     columns = [str(i) for i in range(len(rows[0]))]

@@ -12,7 +12,7 @@ import torch
 from labelled import save_sheet
 
 from limner import Condition
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.contract.image import to_uint8
 
 COLUMNS = 10
@@ -23,7 +23,7 @@ def main() -> None:
         raise SystemExit("pass runs of one data set: python docs/figures/families.py RUN ...")
     rows, labels = [], []
     for run in sys.argv[1:]:
-        model, options = open_model(Request(model=run), "cpu")
+        model, options = open_model(SamplingRequest(model=run), "cpu")
         classes = torch.arange(COLUMNS) if model.spec.labels else None
         x = model.sample(COLUMNS, Condition(label=classes), seed=0, **options)
         rows.append(to_uint8(x))

@@ -15,7 +15,7 @@ from labelled import save_sheet
 
 from diffusion import PROMPTS
 from limner import Noise, open_data
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.image import to_uint8
 from limner.diffusion.latent_diffusion import LatentDiffusion
@@ -43,10 +43,10 @@ def maps(model: LatentDiffusion) -> None:
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("pass a run: python docs/figures/latent.py runs/latent-emoji64")
-    model, _ = open_model(Request(model=sys.argv[1]), "cpu")
+    model, _ = open_model(SamplingRequest(model=sys.argv[1]), "cpu")
     assert isinstance(model, LatentDiffusion)
     maps(model)
-    sheet, _ = paint_sheet(Request(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
+    sheet, _ = paint_sheet(SamplingRequest(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
     save_sheet(sheet.images, "latent-draws", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
 
 

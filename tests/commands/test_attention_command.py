@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.attention import attention_sheet, stored_request
 from limner.contract.abilities import Attends
 from limner.contract.checkpoint import load, save_model
@@ -42,7 +42,9 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_each_word_highlights_the_place_that_attends_to_it_most(model: str, picture: Path):
-    sheet, request, words = attention_sheet(picture, Request(model, prompts=("a red apple",)))
+    sheet, request, words = attention_sheet(
+        picture, SamplingRequest(model, prompts=("a red apple",))
+    )
     assert words == ["a", "red", "apple"] and sheet.columns == len(sheet.images) == 4
     assert request.sampler == {}
     x = read_picture(picture, SPEC)
@@ -94,21 +96,21 @@ def test_a_stored_picture_has_its_changed_prompt_and_its_class(model: str, tmp_p
     painted = {"model": model, "prompts": ["a red dog"], "labels": ["2"], "size": "16"}
     changes = ["replace:dog=cat", "weight:red=2", "local:0"]
     save_png(pixels, file, painted | {"prompt": "a red dog", "changes": changes})
-    expected = Request(model, prompts=("a red cat",), labels=("2",), size="16")
+    expected = SamplingRequest(model, prompts=("a red cat",), labels=("2",), size="16")
     assert stored_request(file) == expected
     save_png(pixels, file, {"model": model, "prompt": "", "changes": ["instruct:make it blue"]})
-    assert stored_request(file) == Request(model)
+    assert stored_request(file) == SamplingRequest(model)
     save_png(pixels, file, {})
-    assert stored_request(file) == Request()
+    assert stored_request(file) == SamplingRequest()
 
 
 def test_models_that_do_not_attend_to_words_are_refused(picture: Path, tmp_path: Path):
     folder = tmp_path / "vae"
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
     with pytest.raises(LimnerError, match=r"vae models do not attend to words; these do: .*edm"):
-        attention_sheet(picture, Request(str(folder), prompts=("a dog",)))
+        attention_sheet(picture, SamplingRequest(str(folder), prompts=("a dog",)))
     wordless = tmp_path / "wordless"
     save_model(build("flow-matching", ImageSpec(3, 8, 8), channels=(8, 8), attention=2), wordless)
     for prompts in ((), ("a dog",)):
         with pytest.raises(LimnerError, match="trained without text and attends to no words"):
-            attention_sheet(picture, Request(str(wordless), prompts=prompts))
+            attention_sheet(picture, SamplingRequest(str(wordless), prompts=prompts))

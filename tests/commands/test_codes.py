@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets import codes
 from limner.commands.sheets.attention import ATTENTION
 from limner.commands.sheets.style_mix import MIX
@@ -107,7 +107,7 @@ def test_pictures_are_above_their_reconstructions(model, files):
     """Nine pictures: a row of eight pairs, and a row with one pair and white cells."""
     pictures = [*files, *files, *files]
     sheet, request, error = codes.reconstruct_sheet(
-        pictures, Request(model, labels=("two",), sampler={})
+        pictures, SamplingRequest(model, labels=("two",), sampler={})
     )
     loaded_model, x = model_and_pictures(model, pictures)
     x_hat = loaded_model.reconstruct(x, Condition(label=torch.tensor([1])))
@@ -123,7 +123,7 @@ def test_pictures_are_above_their_reconstructions(model, files):
 
 
 def test_a_path_is_between_the_pictures_that_it_connects(model, files):
-    sheet, _ = codes.interpolate_sheet(files, Request(model, sampler={}), 4)
+    sheet, _ = codes.interpolate_sheet(files, SamplingRequest(model, sampler={}), 4)
     loaded_model, x = model_and_pictures(model, files)
     assert sheet.columns == 6
     rows = sheet.images.unflatten(0, (2, 6))
@@ -137,7 +137,7 @@ def test_a_path_is_between_the_pictures_that_it_connects(model, files):
 def test_one_picture_shows_the_effect_of_each_number_of_its_code(model, files):
     """There is a row for each number of the code, with the requested count of values from -3 to 3.
     The first, the middle (0) and the last value are compared."""
-    sheet, _ = codes.interpolate_sheet(files[:1], Request(model, sampler={}), 5)
+    sheet, _ = codes.interpolate_sheet(files[:1], SamplingRequest(model, sampler={}), 5)
     loaded_model, x = model_and_pictures(model, files[:1])
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (3, 5))
@@ -160,20 +160,20 @@ def run(files, tmp_path: Path) -> str:
 
 
 def test_paths_connect_as_many_pictures_of_the_data_as_there_are(run, files):
-    sheet, _ = codes.interpolate_sheet([], Request(run, n=2, sampler={}), 3)
+    sheet, _ = codes.interpolate_sheet([], SamplingRequest(run, n=2, sampler={}), 3)
     assert len(sheet.images) == sheet.columns == 5, "three pictures make one pair"
     files[2].unlink()
-    again, _ = codes.interpolate_sheet([], Request(run, sampler={}), 3)
+    again, _ = codes.interpolate_sheet([], SamplingRequest(run, sampler={}), 3)
     assert len(again.images) == again.columns == 5
     files[1].unlink()
     with pytest.raises(LimnerError, match="the training data have one picture; give two picture"):
-        codes.interpolate_sheet([], Request(run, sampler={}), 3)
+        codes.interpolate_sheet([], SamplingRequest(run, sampler={}), 3)
 
 
 def test_a_run_whose_data_moved_asks_for_picture_files(run, files):
     files[0].parent.rename(files[0].parent.with_name("elsewhere"))
     with pytest.raises(LimnerError, match=r"for data that moved, give picture files$"):
-        codes.reconstruct_sheet([], Request(run, sampler={}))
+        codes.reconstruct_sheet([], SamplingRequest(run, sampler={}))
 
 
 def test_held_out_pictures_are_reconstructed_if_there_are_any(tmp_path: Path):
@@ -181,7 +181,9 @@ def test_held_out_pictures_are_reconstructed_if_there_are_any(tmp_path: Path):
     held_out = open_data(**data, split="held-out-concept")
     vae = build("vae", held_out.spec, latent=3, hidden=(4,))
     save_model(vae, tmp_path / "run", recipe={"data": data})
-    sheet, _, _ = codes.reconstruct_sheet([], Request(str(tmp_path / "run"), n=1, sampler={}))
+    sheet, _, _ = codes.reconstruct_sheet(
+        [], SamplingRequest(str(tmp_path / "run"), n=1, sampler={})
+    )
     pictures = held_out.pixels(torch.arange(len(held_out)))
     assert any(torch.equal(sheet.images[0], picture) for picture in pictures)
 
@@ -199,7 +201,7 @@ def test_pictures_of_the_data_keep_their_order_and_their_classes(tmp_path: Path)
             p += 0.3 * torch.randn_like(p)
     data = {"source": f"folder:{tmp_path / 'data'}", "size": "6x5", "channels": 1}
     save_model(vae, tmp_path / "run", recipe={"data": data})
-    request = Request(str(tmp_path / "run"), n=4, sampler={})
+    request = SamplingRequest(str(tmp_path / "run"), n=4, sampler={})
     sheet, _, _ = codes.reconstruct_sheet([], request)
     pictures, x_hat = sheet.images.split(4)
     order = [next(i for i in range(4) if torch.equal(x[i], picture)) for picture in pictures]
@@ -247,7 +249,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
 def test_models_without_codes_are_refused(files, tmp_path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no codes; these have: .*ddpm, "):
-        codes.reconstruct_sheet(files, Request(str(tmp_path), sampler={}))
+        codes.reconstruct_sheet(files, SamplingRequest(str(tmp_path), sampler={}))
 
 
 @pytest.mark.parametrize("task", [codes.RECONSTRUCT, WALK, MIX, TRANSLATE], ids=lambda t: t.title)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.pictures import Sheet, write_sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.edit import (
     COMPLETE,
     EDIT,
@@ -70,7 +70,9 @@ def test_a_picture_is_converted_to_the_format_of_the_data(picture: Path):
 
 
 def test_the_upper_part_is_kept_and_seeds_differ_below(model: str, picture: Path):
-    sheet, request = edit_sheet([picture, picture], Request(model, n=4, labels=("two",)), keep=0.5)
+    sheet, request = edit_sheet(
+        [picture, picture], SamplingRequest(model, n=4, labels=("two",)), keep=0.5
+    )
     assert sheet.columns == 6
     assert request.sampler == {"temperature": 1.0, "top_p": 1.0}
     rows = sheet.images.unflatten(0, (2, 6))
@@ -81,15 +83,15 @@ def test_the_upper_part_is_kept_and_seeds_differ_below(model: str, picture: Path
     assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
-        edit_sheet([picture], Request(model, labels=("one", "two")))
+        edit_sheet([picture], SamplingRequest(model, labels=("one", "two")))
     with pytest.raises(LimnerError, match="leave --feather out"):
-        edit_sheet([picture], Request(model), feather=1)
+        edit_sheet([picture], SamplingRequest(model), feather=1)
 
 
 def test_each_picture_has_a_row_of_its_own_variations(model, picture, tmp_path):
     Image.open(picture).rotate(180).save(tmp_path / "turned.png")
     files = [picture, tmp_path / "turned.png"]
-    sheet, _ = edit_sheet(files, Request(model, n=3), keep=0.5)
+    sheet, _ = edit_sheet(files, SamplingRequest(model, n=3), keep=0.5)
     upper, lower = sheet.images.unflatten(0, (2, 5))[:, :, :, :3]
     assert (upper == 0).all() and (lower == 255).all()
 
@@ -97,7 +99,7 @@ def test_each_picture_has_a_row_of_its_own_variations(model, picture, tmp_path):
 def test_the_model_that_painted_a_picture_edits_it_if_it_can(denoiser, picture, tmp_path):
     painted, gan = tmp_path / "painted.png", tmp_path / "gan"
     save_model(build("gan", PLAIN, latent=4, channels=4), gan)
-    asked = Request(n=1, sampler={"steps": 1})
+    asked = SamplingRequest(n=1, sampler={"steps": 1})
     for model, editor in [(denoiser, denoiser), (str(gan), None), ("instruct", None)]:
         save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), painted, {"model": model})
         assert edit_sheet([painted, picture], asked, strength=1.0)[1].model == editor
@@ -113,7 +115,7 @@ def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
     light = Image.new("L", (5, 6))
     light.paste(255, (1, 1, 4, 3))
     light.save(mask)
-    sheet, _ = edit_sheet([picture], Request(model, n=8), mask=mask, rounds=2)
+    sheet, _ = edit_sheet([picture], SamplingRequest(model, n=8), mask=mask, rounds=2)
     inside = read_mask(mask, SPEC)[0, 0] > 0
     assert inside.sum() == 6
     source = to_uint8(read_picture(picture, SPEC))[0]
@@ -123,7 +125,7 @@ def test_a_mask_keeps_any_part(model: str, picture: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("keep", "kept_rows"), [(0.0, 1), (1.0, 5), (0.34, 2), (0.45, 3)])
 def test_at_least_one_row_is_kept_and_at_least_one_is_painted(model, picture, keep, kept_rows):
-    sheet, _ = edit_sheet([picture], Request(model), keep=keep)
+    sheet, _ = edit_sheet([picture], SamplingRequest(model), keep=keep)
     assert (sheet.images[1] == 128).all(2).sum() == 6 - kept_rows
 
 
@@ -176,7 +178,7 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
     light = read_mask(mask, PLAIN)[0, 0]
     assert light[:, :4].sum() in (0, 32) and light.sum() == 32
     short = {"sampler": {"steps": 5}}
-    sheet, _ = edit_sheet([picture, picture], Request(denoiser, n=3, **short), mask=mask)
+    sheet, _ = edit_sheet([picture, picture], SamplingRequest(denoiser, n=3, **short), mask=mask)
     assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (2, 5))
     source = to_uint8(read_picture(picture, PLAIN))[0]
@@ -187,7 +189,7 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
     assert (rows[:, 2:, :, light == 1] != source[:, light == 1]).any()
     near, far = (
         (
-            edit_sheet([picture], Request(denoiser, **short), strength=s)[0].images[1].int()
+            edit_sheet([picture], SamplingRequest(denoiser, **short), strength=s)[0].images[1].int()
             - source.int()
         )
         .abs()
@@ -196,30 +198,30 @@ def test_what_mask_and_keep_preserve_and_how_strength_changes_the_rest(denoiser,
     )
     assert near < far
     one_round, two_rounds = (
-        edit_sheet([picture], Request(denoiser, **short), keep=0.5, rounds=r)[0].images
+        edit_sheet([picture], SamplingRequest(denoiser, **short), keep=0.5, rounds=r)[0].images
         for r in (1, 2)
     )
     assert not torch.equal(one_round[2], two_rounds[2]), "each step is repeated"
-    upper, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.25)
+    upper, _ = edit_sheet([picture], SamplingRequest(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == source[:, :2]).all()
-    soft, _ = edit_sheet([picture], Request(denoiser, n=2, **short), keep=0.5, feather=1)
+    soft, _ = edit_sheet([picture], SamplingRequest(denoiser, n=2, **short), keep=0.5, feather=1)
     assert (soft.images[2:, :, :3] == source[:, :3]).all(), "a row around the part blends"
     assert (soft.images[2:, :, 3] != source[:, 3]).any()
     usual, full = (
-        edit_sheet([picture], Request(denoiser, **short), keep=0.0, **option)[0].images
+        edit_sheet([picture], SamplingRequest(denoiser, **short), keep=0.0, **option)[0].images
         for option in ({}, {"strength": 1.0})
     )
     assert torch.equal(usual, full), "the part is repainted completely"
     assert (usual[2, :, 0] == source[:, 0]).all() and (usual[2, :, 1] != source[:, 1]).any()
     with pytest.raises(LimnerError, match="--feather blends the edge of a part; give --mask"):
-        edit_sheet([picture], Request(denoiser), feather=2)
+        edit_sheet([picture], SamplingRequest(denoiser), feather=2)
     black = tmp_path / "black.png"
     Image.new("L", (8, 8)).save(black)
     with pytest.raises(LimnerError, match="dark everywhere"):
         read_mask(black, PLAIN)
     save_model(build("gan", PLAIN, channels=4), tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"gan models cannot edit pictures; these can: .*ddpm"):
-        edit_sheet([picture], Request(str(tmp_path / "gan")))
+        edit_sheet([picture], SamplingRequest(str(tmp_path / "gan")))
 
 
 @pytest.mark.parametrize("rounds", [None, 3])
@@ -251,7 +253,7 @@ def test_more_steps_are_advised_only_to_models_with_that_option(name: str, advic
 
 def test_keeping_no_rows_does_not_go_with_a_mask(denoiser, picture):
     with pytest.raises(LimnerError, match="give --keep or --mask, not both"):
-        edit_sheet([picture], Request(denoiser), keep=0.0, mask=picture)
+        edit_sheet([picture], SamplingRequest(denoiser), keep=0.0, mask=picture)
 
 
 def test_a_soft_edge_blends_painted_pixels_in_and_leaves_smaller_previews_alone(
@@ -279,13 +281,13 @@ def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
 
 def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
     sheet, request = edit_sheet(
-        [picture], Request(denoiser, n=2, sampler={"steps": 2}), strength=0.5
+        [picture], SamplingRequest(denoiser, n=2, sampler={"steps": 2}), strength=0.5
     )
     (out,) = write_sheet(sheet, request, tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match=r"several pictures side by side; crop one"):
         edit_sheet([out], request)
     with pytest.raises(LimnerError, match=r"limner edit made .* alone cannot repeat it"):
-        Request.read(out)
+        SamplingRequest.read(out)
     (strip,) = write_sheet(replace(sheet, frames=[sheet.images] * 2), request, out, strip=True)[1:]
     with pytest.raises(LimnerError, match="several pictures"):
         read_picture(strip, PLAIN)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import limner
 from limner.commands.app import app
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.instruct import instruct, instruct_sheet
 from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
@@ -64,16 +64,16 @@ def test_a_picture_stores_its_chain_of_instructions_and_continues_it(follower, p
     first, second = "make it blue", "add a dog on the left"
     run("edit", picture, "--instruct", first, "-m", follower, "-o", "one.png")
     run("edit", picture, "--instruct", first, "--instruct", second, "-m", follower, "-o", "two.png")
-    request = Request.read("two.png")
+    request = SamplingRequest.read("two.png")
     assert request.changes == (f"instruct:{first}", f"instruct:{second}")
     assert request.hints == (str(picture),) and request.prompts == ()
     run("edit", "one.png", "--instruct", second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
-    assert Request.read("again.png") == request
+    assert SamplingRequest.read("again.png") == request
 
 
 def test_each_instruction_changes_the_result_of_the_one_before(follower, picture):
-    request = Request(str(follower), n=2, seed=3)
+    request = SamplingRequest(str(follower), n=2, seed=3)
     first, second = "make it blue", "add a dog on the left"
     sheet, _ = instruct_sheet(picture, request, [first, second])
     assert sheet.columns == 3
@@ -152,7 +152,7 @@ def test_a_chain_continues_with_its_seeds_and_its_number_of_variants(follower, p
     run("edit", "one.png", *second, "-o", "again.png")
     assert pixels("again.png") == pixels("two.png")
     run("edit", "one.png", *second, "--seed", 8, "-n", 1, "-o", "other.png")
-    assert (Request.read("other.png").seed, Request.read("other.png").n) == (8, 1)
+    assert (SamplingRequest.read("other.png").seed, SamplingRequest.read("other.png").n) == (8, 1)
 
 
 def test_the_first_picture_of_a_chain_is_not_overwritten(follower, picture):
@@ -178,12 +178,12 @@ def test_another_model_continues_with_its_own_options(follower, picture, tmp_pat
     copy = tmp_path / "copy"
     shutil.copytree(follower, copy)
     run("edit", "one.png", "--instruct", "make it red", "-m", copy, "-o", "two.png")
-    assert Request.read("two.png").sampler["tolerance"] == 0
+    assert SamplingRequest.read("two.png").sampler["tolerance"] == 0
     for model in ((), ("-m", follower)):
         run("edit", "one.png", "--instruct", "make it red", *model, "-o", "three.png")
-        assert Request.read("three.png").sampler["tolerance"] == 9
+        assert SamplingRequest.read("three.png").sampler["tolerance"] == 9
     run("edit", "one.png", "--instruct", "make it red", "sampler.tolerance=5", "-o", "four.png")
-    assert Request.read("four.png").sampler["tolerance"] == 5
+    assert SamplingRequest.read("four.png").sampler["tolerance"] == 5
 
 
 def test_size_and_infinite_tolerance_are_refused_and_wildcards_are_chosen(follower, picture):
@@ -191,7 +191,7 @@ def test_size_and_infinite_tolerance_are_refused_and_wildcards_are_chosen(follow
     assert "of one size" in run(*arguments, "make it blue", "--size", 16)
     assert "finite number" in run(*arguments, "make it blue", "sampler.tolerance=inf")
     run(*arguments, "make it {blue|blue}")
-    assert Request.read("edit.png").changes == ("instruct:make it blue",)
+    assert SamplingRequest.read("edit.png").changes == ("instruct:make it blue",)
 
 
 def test_tolerance_has_no_effect_on_other_edits_and_is_refused_for_graphs(follower, picture):
@@ -213,7 +213,7 @@ def test_without_a_model_the_bundled_one_follows_the_instruction(tmp_path, monke
     assert pair.c.image is not None and captions is not None
     save_png(to_uint8(pair.c.image)[0], Path("before.png"), {})
     run("edit", "before.png", "--instruct", captions[0])
-    assert Request.read("edit.png").model == "instruct"
+    assert SamplingRequest.read("edit.png").model == "instruct"
     with Image.open("edit.png") as image:
         sheet = torch.from_numpy(np.array(image.convert("RGB")))
     output = sheet[8:-8, -136:-8].permute(2, 0, 1) / 127.5 - 1

@@ -12,8 +12,8 @@ from PIL import Image
 from ray_processes import run_and_kill_a_worker
 
 from limner.__main__ import main
-from limner.commands.picture_set import Plan, SetFolder, paint_shards
-from limner.commands.request import Request
+from limner.commands.picture_set import SetFolder, SetPlan, paint_shards
+from limner.commands.request import SamplingRequest
 from limner.commands.sample_set import _lines
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
@@ -46,7 +46,7 @@ def tars(folder: Path) -> dict[str, bytes]:
 
 
 def test_prompts_alternate_before_classes_do():
-    plan = Plan(Request("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
+    plan = SetPlan(SamplingRequest("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
     assert [len(plan.requests(number)) for number in plan.shards()] == [4, 4, 2]
     requests = [request for number in plan.shards() for request in plan.requests(number)]
     assert [request.prompts[0] for request in requests] == [*"abcabcabca"]
@@ -55,22 +55,25 @@ def test_prompts_alternate_before_classes_do():
 
 
 def test_pictures_are_named_by_their_numbers_whatever_the_first_seed_is(model):
-    plan = Plan(Request(str(model), seed=7, sampler={"steps": 1}), (), 3, shard=2)
+    plan = SetPlan(SamplingRequest(str(model), seed=7, sampler={"steps": 1}), (), 3, shard=2)
     paintings = [each for _, shard in paint_shards(plan, [0, 1]) for each in shard]
     assert [each.name for each in paintings] == ["000000000", "000000001", "000000002"]
     assert [each.row["seed"] for each in paintings] == [7, 8, 9]
 
 
 def test_each_seed_chooses_the_words_that_it_chooses_for_a_single_picture():
-    plan = Plan(Request("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
+    plan = SetPlan(SamplingRequest("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
     prompts = [request.prompts[0] for request in plan.requests(0)]
     assert prompts == [choose_words("a {red|blue} {cat|dog|fox}", seed) for seed in range(3, 15)]
     assert len(set(prompts)) > 3
 
 
 def test_a_set_that_was_stopped_resumes_to_the_same_bytes(model, tmp_path, capsys):
-    plan = Plan(
-        Request(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4
+    plan = SetPlan(
+        SamplingRequest(str(model), labels=("star", "circle"), sampler={"steps": 2}),
+        (),
+        10,
+        shard=4,
     )
     folder = SetFolder(tmp_path / "a", plan)
     for number, pictures in paint_shards(plan, folder.missing_shards()):
@@ -156,7 +159,7 @@ def test_refused_requests_leave_no_files(model, tmp_path, capsys):
     run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
     assert "with another seed" in capsys.readouterr().err
     with pytest.raises(LimnerError, match="with another shard"):
-        SetFolder(out, Plan(Request(str(model)), (), 4, shard=2))
+        SetFolder(out, SetPlan(SamplingRequest(str(model)), (), 4, shard=2))
 
 
 def test_a_finished_set_needs_no_workers(model, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import limner
 from limner.commands.app import app
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.reword import read_changes, reword, reword_frames, rewording
 from limner.commands.task import Work
 from limner.contract.checkpoint import load, save_model
@@ -153,13 +153,15 @@ def test_a_picture_that_is_edited_repeatedly_stores_all_changes(painter, tmp_pat
     run("sample", "a red dog", "-m", painter, "-n", 2, "-o", "a.png", "sampler.steps=3")
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
     run("edit", "b.png", "--refine", "with a hat", "--weight", "hat=2", "-o", "c.png")
-    request = Request.read("c.png")
+    request = SamplingRequest.read("c.png")
     assert request.prompts == ("a red dog",) and request.n == 2
     assert request.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
     run("sample", "--from", "c.png", "-o", "d.png", "--separate")
     run("sample", "--from", "a.png", "-o", "e.png", "--separate")
     run("sample", "a cat", "--from", "c.png", "-o", "f.png")
-    assert Request.read("f.png").changes == () and Request.read("f.png").prompts == ("a cat",)
+    assert SamplingRequest.read("f.png").changes == () and SamplingRequest.read(
+        "f.png"
+    ).prompts == ("a cat",)
     sheet = read_rgb("c.png")  # before and after in a row, for each seed
     side = read_rgb("d-0.png").width
     cells = [(x, y) for y in range(2) for x in range(2)]
@@ -191,7 +193,7 @@ def test_words_change_in_a_picture_painted_with_a_control(painter, tmp_path, mon
         "sampler.steps=3",
     )
     run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
-    request = Request.read("b.png")
+    request = SamplingRequest.read("b.png")
     assert request.hints == ("hint.png",) and request.changes == ("replace:dog=cat", "local:0")
     sheet, side = read_rgb("b.png"), read_rgb("a.png").width
     gap = (sheet.width - 2 * side) // 3
@@ -206,7 +208,7 @@ def test_words_change_in_a_picture_painted_with_a_control(painter, tmp_path, mon
     settings["sampler"] |= {"control_strength": 0.5}
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "d.png", settings)
     run("edit", "d.png", "-m", "other", "--replace", "dog=cat", "-o", "e.png")
-    assert Request.read("e.png").sampler["control_strength"] == 0.5
+    assert SamplingRequest.read("e.png").sampler["control_strength"] == 0.5
 
 
 def test_any_other_picture_needs_a_prompt(painter, tmp_path, monkeypatch):
@@ -256,7 +258,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_pat
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", settings)
     output = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
     assert "has no sampler.upsampler_steps: left out" in output
-    assert Request.read("b.png").sampler["steps"] == 2
+    assert SamplingRequest.read("b.png").sampler["steps"] == 2
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
     for model in ("gan", "mute"):
@@ -309,7 +311,7 @@ def test_a_picture_has_one_prompt_and_options_can_be_overridden(painter, tmp_pat
     assert "two.png has 2 prompts; give a picture with one" in output
     run("sample", "a dog", "-m", painter, "sampler.steps=1", "-o", "a.png")
     run("edit", "a.png", "--refine", "red", "sampler.steps=2", "-o", "b.png")
-    assert Request.read("b.png").sampler["steps"] == 2
+    assert SamplingRequest.read("b.png").sampler["steps"] == 2
 
 
 def test_less_strength_changes_a_photo_less(painter, tmp_path, monkeypatch):
@@ -332,7 +334,7 @@ def test_seed_and_number_of_pictures_apply_to_pictures_of_limner(painter, tmp_pa
     monkeypatch.chdir(tmp_path)
     run("sample", "a red dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
     run("edit", "a.png", "--replace", "red=blue", "--seed", 5, "-n", 2, "-o", "b.png")
-    assert (Request.read("b.png").seed, Request.read("b.png").n) == (5, 2)
+    assert (SamplingRequest.read("b.png").seed, SamplingRequest.read("b.png").n) == (5, 2)
 
 
 def test_class_and_size_apply_to_pictures_of_limner(tmp_path, monkeypatch):
@@ -343,10 +345,19 @@ def test_class_and_size_apply_to_pictures_of_limner(tmp_path, monkeypatch):
     save_model(model, tmp_path / "model")
     run("sample", "a red dog", "-m", "model", "--label", "pet", "sampler.steps=1", "-o", "a.png")
     run("edit", "a.png", "--replace", "red=blue", "-o", "b.png")
-    assert (Request.read("b.png").labels, Request.read("b.png").size) == (("pet",), None)
+    assert (SamplingRequest.read("b.png").labels, SamplingRequest.read("b.png").size) == (
+        ("pet",),
+        None,
+    )
     new = ("--label", "plant", "--size", 16)
     run("edit", "a.png", "--replace", "red=blue", *new, "-o", "c.png")
-    assert (Request.read("c.png").labels, Request.read("c.png").size) == (("plant",), "16")
+    assert (SamplingRequest.read("c.png").labels, SamplingRequest.read("c.png").size) == (
+        ("plant",),
+        "16",
+    )
     run("edit", "c.png", "--replace", "blue=green", "-o", "d.png")
-    assert (Request.read("d.png").labels, Request.read("d.png").size) == (("plant",), "16")
+    assert (SamplingRequest.read("d.png").labels, SamplingRequest.read("d.png").size) == (
+        ("plant",),
+        "16",
+    )
     assert run("edit", "a.png", "--refine", "hat", "--label", "car").startswith("limner: label")

@@ -16,7 +16,7 @@ from limner.commands import suited_model
 from limner.commands.app import app
 from limner.commands.pictures import Sheet, write_sheet
 from limner.commands.request import (
-    Request,
+    SamplingRequest,
     load_painter,
     open_model,
     sampler_options,
@@ -51,15 +51,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(run)
 
 
-def paint(request: Request) -> torch.Tensor:
+def paint(request: SamplingRequest) -> torch.Tensor:
     return paint_sheet(request)[0].images
 
 
 def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
-    sheet, _ = paint_sheet(Request(model, prompts=("a red apple", "a dog"), n=3, seed=5))
+    sheet, _ = paint_sheet(SamplingRequest(model, prompts=("a red apple", "a dog"), n=3, seed=5))
     assert sheet.images.shape == (6, 3, 8, 8)
     assert sheet.columns == 3
-    single = paint(Request(model, prompts=("a dog",), seed=7))
+    single = paint(SamplingRequest(model, prompts=("a dog",), seed=7))
     assert (sheet.images[5].int() - single[0].int()).abs().max() <= 1
     assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
 
@@ -68,12 +68,14 @@ def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
     ("prompts", "n", "columns"), [(1, 3, 3), (1, 8, 8), (1, 9, 8), (2, 1, 1), (2, 9, 9)]
 )
 def test_a_long_row_is_broken_only_if_it_is_the_only_one(model, prompts, n, columns):
-    sheet, _ = paint_sheet(Request(model, prompts=("a dog",) * prompts, n=n, sampler={"steps": 1}))
+    sheet, _ = paint_sheet(
+        SamplingRequest(model, prompts=("a dog",) * prompts, n=n, sampler={"steps": 1})
+    )
     assert (len(sheet.images), sheet.columns) == (prompts * n, columns)
 
 
 def test_given_options_override_the_defaults_of_the_recipe(model: str):
-    options = open_model(Request(model, sampler={"steps": 5}))[1]
+    options = open_model(SamplingRequest(model, sampler={"steps": 5}))[1]
     assert options["steps"] == 5
     assert options["scale"] == 4.0
 
@@ -81,25 +83,25 @@ def test_given_options_override_the_defaults_of_the_recipe(model: str):
 def test_an_option_without_a_value_is_the_one_of_the_recipe_as_in_the_stored_settings():
     path = find_model("emoji")
     model = load_painter(path, "cpu")
-    request = Request(sampler={"steps": 1, "clean": None, "level": None, "eta": None})
+    request = SamplingRequest(sampler={"steps": 1, "clean": None, "level": None, "eta": None})
     options = sampler_options(model, path, request)
     assert (options["clean"], options["level"], options["eta"]) == (3, 0.0, None)
     assert sampler_options(model, path, request.with_sampler(options)) == options
     with pytest.raises(LimnerError, match="unknown sampler option 'claen'"):
-        sampler_options(model, path, Request(sampler={"claen": None}))
+        sampler_options(model, path, SamplingRequest(sampler={"claen": None}))
 
 
 def test_an_option_of_the_recipe_that_none_clears_is_stored_as_cleared():
     path = find_model("emoji")
-    model, request = load_painter(path, "cpu"), Request(sampler={"scale": "none"})
-    assert sampler_options(model, path, Request())["scale"] == 2.5
+    model, request = load_painter(path, "cpu"), SamplingRequest(sampler={"scale": "none"})
+    assert sampler_options(model, path, SamplingRequest())["scale"] == 2.5
     options = sampler_options(model, path, request)
     assert options["scale"] is None
     assert sampler_options(model, path, request.with_sampler(options)) == options
 
 
 def test_a_negative_prompt_changes_the_picture(model: str):
-    request = Request(model, prompts=("a dog",))
+    request = SamplingRequest(model, prompts=("a dog",))
     assert not torch.equal(paint(request), paint(replace(request, negative="brown")))
     assert torch.equal(paint(request), paint(replace(request, negative="")))
     with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
@@ -111,18 +113,18 @@ def test_unguided_models_refuse_negative_prompts_and_control_strengths(tmp_path:
         build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
     )
     with pytest.raises(LimnerError, match="gan models do not have; leave --negative out"):
-        open_model(Request(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
+        open_model(SamplingRequest(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
     with pytest.raises(LimnerError, match="gan models have no control; leave --strength out"):
-        open_model(Request(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
+        open_model(SamplingRequest(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
     with pytest.raises(LimnerError, match=r"leave sampler\.control_interval out"):
-        open_model(Request(str(tmp_path / "m"), sampler={"control_interval": [0, 0.5]}))
+        open_model(SamplingRequest(str(tmp_path / "m"), sampler={"control_interval": [0, 0.5]}))
     save_model(build("flow-matching", ImageSpec(1, 8, 8), channels=(8,)), tmp_path / "no-text")
     with pytest.raises(LimnerError, match="trained without text; leave --negative out"):
-        open_model(Request(str(tmp_path / "no-text"), negative="brown"))
+        open_model(SamplingRequest(str(tmp_path / "no-text"), negative="brown"))
 
 
 def test_variations_start_with_the_picture_and_stay_near_it(model: str):
-    request = Request(model, prompts=("a dog",), n=4, seed=3)
+    request = SamplingRequest(model, prompts=("a dog",), n=4, seed=3)
     original = paint(replace(request, n=1))
     near, far = (paint(replace(request, vary=amount)) for amount in (0.1, 1.0))
     assert torch.equal(near[0], original[0])
@@ -158,7 +160,7 @@ PROMPTS = {
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.CaptureFixture[str]):
     prompt, remark = PROMPTS[kind]
-    assert paint(Request(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
+    assert paint(SamplingRequest(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
     message = capsys.readouterr().err
     assert message.count("\n") <= 2
     assert (remark or "") in message
@@ -172,7 +174,7 @@ def test_words_that_no_training_caption_had_are_named(
     assert loaded_model.spec.text is not None
     encoder.train()(Tokenizer(loaded_model.spec.text).encode(["a dog"]))
     save_model(loaded_model, tmp_path / "shown")
-    paint(Request(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
+    paint(SamplingRequest(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
     assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
 
 
@@ -192,7 +194,7 @@ def test_words_that_no_training_caption_had_are_named(
 def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
     prompt: str, suggested: bool, model: str
 ) -> None:
-    default = Request.of({"prompts": [prompt]})
+    default = SamplingRequest.of({"prompts": [prompt]})
     for name, expected in ((None, suggested), (DEFAULT, suggested), (model, False)):
         suggestion = suited_model.better_model(replace(default, model=name))
         line = f"(-m {COMPOSER} sampler.candidates=3 sampler.repaints=0)"
@@ -200,7 +202,7 @@ def test_the_composing_model_is_suggested_for_prompts_that_only_it_can_paint(
 
 
 def test_no_other_model_is_suggested_for_one_with_controls() -> None:
-    request = Request(prompts=("two dogs on the grass",), controls=("line",))
+    request = SamplingRequest(prompts=("two dogs on the grass",), controls=("line",))
     assert not suited_model.better_model(request)
 
 
@@ -228,13 +230,13 @@ def test_no_other_model_is_suggested_for_one_with_controls() -> None:
 def test_the_prompts_choose_the_model_if_none_is_named(
     prompts: list[str], settings: dict[str, Any], expected: str | None
 ) -> None:
-    request = Request.of({"prompts": prompts, **settings})
+    request = SamplingRequest.of({"prompts": prompts, **settings})
     assert suited_model.with_suited_model(request, request.prompts).model == expected
 
 
 def test_the_model_that_prompts_choose_has_few_candidates_unless_they_are_typed():
     def sampler(**settings: Any) -> dict[str, Any]:
-        request = Request.of({"prompts": ["two dogs"], **settings})
+        request = SamplingRequest.of({"prompts": ["two dogs"], **settings})
         return suited_model.with_suited_model(request, request.prompts).sampler
 
     assert sampler() == {"candidates": 3, "repaints": 0}
@@ -246,7 +248,7 @@ def test_the_prompts_of_a_set_are_as_they_are_painted():
     assert suited_model.example_prompts(["two 🐕"], 0) == ["two dog"]
     both = suited_model.example_prompts(["{a dog|two dogs}"], 0)
     assert sorted(both) == ["a dog", "two dogs"]
-    assert suited_model.with_suited_model(Request(), both).model == COMPOSER
+    assert suited_model.with_suited_model(SamplingRequest(), both).model == COMPOSER
 
 
 def test_the_model_that_the_prompt_chose_is_stored(tmp_path: Path):
@@ -254,12 +256,12 @@ def test_the_model_that_the_prompt_chose_is_stored(tmp_path: Path):
     arguments = ["two dogs", "-o", out, "sampler.steps=1", "sampler.repaints=0"]
     result = CliRunner().invoke(app, ["sample", *arguments])
     assert result.exit_code == 0 and f"{COMPOSER} paints this" in result.stderr
-    assert Request.read(out).model == COMPOSER
+    assert SamplingRequest.read(out).model == COMPOSER
 
 
 def test_each_prompt_has_a_row_for_each_class():
     spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
-    c = Request(prompts=("red apple", "blue car", "dog"), labels=("all",)).condition(spec)
+    c = SamplingRequest(prompts=("red apple", "blue car", "dog"), labels=("all",)).condition(spec)
     assert c.label is not None and c.label.tolist() == [0, 1, 0, 1, 0, 1]
     tokens = text_condition(spec, ["red apple", "blue car", "dog"]).text
     assert c.text is not None and tokens is not None
@@ -269,7 +271,9 @@ def test_each_prompt_has_a_row_for_each_class():
 def test_the_request_of_a_single_picture_has_its_own_prompt_class_and_seed():
     spec = ImageSpec(3, 8, 8, labels=("one", "two"), text=text_spec())
     for prompts in ((), ("dog",), ("red apple", "blue car")):
-        sheet = Request(prompts=prompts, labels=("all",), n=3, seed=5).with_all_classes(spec)
+        sheet = SamplingRequest(prompts=prompts, labels=("all",), n=3, seed=5).with_all_classes(
+            spec
+        )
         rows = [(prompt, name) for prompt in prompts or (None,) for name in spec.labels]
         for i in range(3 * len(rows)):
             prompt, name = rows[i // 3]
@@ -297,33 +301,33 @@ def test_prompts_with_words_to_choose_are_not_mixed_with_others():
 
 def test_equal_words_of_two_seeds_give_two_pictures(model: str, tmp_path: Path):
     values = {"model": model, "prompts": ["a {red|blue} dog", "a {big|big} cat"], "n": 3, "seed": 7}
-    sheet, full = paint_sheet(Request.of(_with_own_words(values)))
+    sheet, full = paint_sheet(SamplingRequest.of(_with_own_words(values)))
     assert full.prompts[0] == full.prompts[2] and len(full.prompts) == 6
     for i, x in enumerate(sheet.images):
-        single = Request(model, prompts=full.prompts[i : i + 1], seed=7 + i % 3)
+        single = SamplingRequest(model, prompts=full.prompts[i : i + 1], seed=7 + i % 3)
         assert replace(full.for_picture(i), sampler={}) == single
         assert (paint(single)[0].int() - x.int()).abs().max() <= 1
     assert not torch.equal(sheet.images[0], sheet.images[2])
     write_sheet(sheet, full, tmp_path / "sheet.png")
-    assert torch.equal(paint(Request.read(tmp_path / "sheet.png")), sheet.images)
+    assert torch.equal(paint(SamplingRequest.read(tmp_path / "sheet.png")), sheet.images)
 
 
 @pytest.mark.parametrize("labels", [(), ("cat", "dog")])
 def test_each_prompt_can_have_its_own_seed_for_all_classes(labels: tuple[str, ...]):
     prompts, rows = ("a", "b", "c"), 3 * max(1, len(labels))
-    request = Request(prompts=prompts, labels=labels, n=2, prompt_seeds=(9, 1, 4))
+    request = SamplingRequest(prompts=prompts, labels=labels, n=2, prompt_seeds=(9, 1, 4))
     firsts = [seed for seed in (9, 1, 4) for _ in labels or (None,)]
     assert request.seeds(rows) == [s for first in firsts for s in (first, first + 1)]
     singles = [request.for_picture(i) for i in range(2 * rows)]
     assert [single.seed for single in singles] == request.seeds(rows)
     assert all(single.prompt_seeds == () for single in singles)
     with pytest.raises(LimnerError, match="2 prompt seeds for 3 prompts"):
-        Request.of({"prompts": prompts, "prompt_seeds": (1, 2)})
+        SamplingRequest.of({"prompts": prompts, "prompt_seeds": (1, 2)})
 
 
 def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_path: Path):
     values = _with_own_words({"model": model, "prompts": ["a {red|blue} dog"], "n": 2, "seed": 7})
-    write_sheet(*paint_sheet(Request.of(values)), tmp_path / "sheet.png")
+    write_sheet(*paint_sheet(SamplingRequest.of(values)), tmp_path / "sheet.png")
     for arguments, prompts, seed in (
         (["a cat"], ("a cat",), 7),
         (["--seed", "3"], tuple(values["prompts"]), 3),
@@ -331,17 +335,19 @@ def test_new_words_or_a_new_seed_replace_the_seeds_of_a_sheet(model: str, tmp_pa
         file, out = str(tmp_path / "sheet.png"), str(tmp_path / "new.png")
         result = CliRunner().invoke(app, ["sample", *arguments, "--from", file, "-o", out])
         assert result.exit_code == 0, result.output
-        again = Request.read(out)
+        again = SamplingRequest.read(out)
         assert (again.prompts, again.seed, again.prompt_seeds) == (prompts, seed, ())
 
 
 def test_the_picture_whose_settings_are_used_is_not_overwritten(model: str, tmp_path: Path):
-    (file,) = write_sheet(*paint_sheet(Request(model, prompts=("a dog",))), tmp_path / "one.png")
+    (file,) = write_sheet(
+        *paint_sheet(SamplingRequest(model, prompts=("a dog",))), tmp_path / "one.png"
+    )
     content = file.read_bytes()
     arguments = ["sample", "--from", str(file), "--seed", "4", "-o", str(file)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "one-2.png" in result.output
-    assert file.read_bytes() == content and Request.read(tmp_path / "one-2.png").seed == 4
+    assert file.read_bytes() == content and SamplingRequest.read(tmp_path / "one-2.png").seed == 4
 
 
 def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,17 +357,17 @@ def test_the_composing_model_is_loaded_once(model: str, monkeypatch: pytest.Monk
     )
     suited_model._composer.cache_clear()
     for prompt in ("two dogs", "a blue car"):
-        assert suited_model.better_model(Request(prompts=(prompt,)))
+        assert suited_model.better_model(SamplingRequest(prompts=(prompt,)))
     assert paths == [find_model(COMPOSER)]
 
 
 def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, tmp_path: Path):
-    request = Request(
+    request = SamplingRequest(
         model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
     )
     sheet, full = paint_sheet(request)
     write_sheet(sheet, full, tmp_path / "sheet.png")
-    copy = Request.read(tmp_path / "sheet.png")
+    copy = SamplingRequest.read(tmp_path / "sheet.png")
     assert copy == full
     assert torch.equal(paint(copy), sheet.images)
     with Image.open(tmp_path / "sheet.png") as image:
@@ -370,10 +376,10 @@ def test_a_picture_stores_its_request_and_is_painted_again_from_it(model: str, t
 
 
 def test_separate_files_each_store_their_own_request(model: str, tmp_path: Path):
-    sheet, full = paint_sheet(Request(model, prompts=("a dog", "a cat"), n=2, seed=9))
+    sheet, full = paint_sheet(SamplingRequest(model, prompts=("a dog", "a cat"), n=2, seed=9))
     files = write_sheet(sheet, full, tmp_path / "one.png", separate=True)
     assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
-    last = Request.read(files[3])
+    last = SamplingRequest.read(files[3])
     assert (last.prompts, last.seed, last.n) == (("a cat",), 10, 1)
     assert (paint(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
     with Image.open(files[3]) as image:
@@ -384,7 +390,7 @@ def test_separate_files_each_store_their_own_request(model: str, tmp_path: Path)
 
 
 def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: Path):
-    sheet, full = paint_sheet(Request(model, prompts=("a dog",), n=2), forming=True)
+    sheet, full = paint_sheet(SamplingRequest(model, prompts=("a dog",), n=2), forming=True)
     assert len(sheet.frames) == 4
     assert torch.equal(sheet.frames[-1], sheet.images)
     files = write_sheet(sheet, full, tmp_path / "a.png", strip=True, gif=True)
@@ -404,7 +410,7 @@ def test_intermediate_frames_as_a_strip_and_an_animation(model: str, tmp_path: P
 )
 def test_small_pictures_are_enlarged_to_a_longer_side_of_128(shape, size, tmp_path: Path):
     sheet = Sheet(torch.zeros(1, 3, *shape, dtype=torch.uint8), 1)
-    (file,) = write_sheet(sheet, Request(), tmp_path / "a.png")
+    (file,) = write_sheet(sheet, SamplingRequest(), tmp_path / "a.png")
     with Image.open(file) as image:
         assert image.size == size
 
@@ -412,9 +418,9 @@ def test_small_pictures_are_enlarged_to_a_longer_side_of_128(shape, size, tmp_pa
 def test_separate_files_name_their_own_class(tmp_path: Path):
     spec = ImageSpec(1, 8, 8, labels=("one", "two"))
     save_model(build("gan", spec, latent=4, channels=4), tmp_path / "gan")
-    request = Request(str(tmp_path / "gan"), labels=("all",))
+    request = SamplingRequest(str(tmp_path / "gan"), labels=("all",))
     files = write_sheet(*paint_sheet(request, separate=True), tmp_path / "a.png", separate=True)
-    assert [Request.read(file).labels for file in files] == [("one",), ("two",)]
+    assert [SamplingRequest.read(file).labels for file in files] == [("one",), ("two",)]
 
 
 HOSTILE = {
@@ -434,7 +440,7 @@ def test_a_picture_with_invalid_settings_is_refused_in_one_line(
     settings = None if settings is None else {"model": model} | settings
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "odd.png", settings)
     with pytest.raises(LimnerError) as error:
-        paint_sheet(Request.read(tmp_path / "odd.png"))
+        paint_sheet(SamplingRequest.read(tmp_path / "odd.png"))
     assert "\n" not in str(error.value)
 
 
@@ -489,7 +495,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(
 ):
     gan = build("gan", ImageSpec(3, 8, 8))
     save_model(gan, tmp_path / "gan")
-    write_sheet(*paint_sheet(Request(model, sampler={"steps": 2})), tmp_path / "one.png")
+    write_sheet(*paint_sheet(SamplingRequest(model, sampler={"steps": 2})), tmp_path / "one.png")
     monkeypatch.chdir(tmp_path)
     for name in (model, "gan"):
         arguments = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
@@ -510,15 +516,15 @@ def test_bfloat16_paints_nearly_the_same_and_is_stored_in_the_picture(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
-    request = Request(model, prompts=("a dog",), n=2)
+    request = SamplingRequest(model, prompts=("a dog",), n=2)
     quick = replace(request, dtype="bfloat16")
     exact, rounded = paint(request).int(), paint(quick).int()
     assert 0 < (exact - rounded).abs().max() < 64
     assert (exact - rounded).abs().float().mean() < 3
     (path,) = write_sheet(*paint_sheet(quick), tmp_path / "quick.png")
-    assert Request.read(path).dtype == "bfloat16"
+    assert SamplingRequest.read(path).dtype == "bfloat16"
     with pytest.raises(LimnerError, match="dtype"):
-        Request.of({"dtype": "float8"})
+        SamplingRequest.of({"dtype": "float8"})
 
 
 @pytest.mark.parametrize("count", [0, None])
@@ -527,4 +533,4 @@ def test_a_model_that_counts_no_frames_is_refused(model: str, count, monkeypatch
     kind = type(load(model))
     monkeypatch.setattr(kind, "frame_count", lambda self, **options: count)
     with pytest.raises(LimnerError, match=f"{kind.__name__} counts is {count}; return the number"):
-        paint_sheet(Request(model, sampler={}))
+        paint_sheet(SamplingRequest(model, sampler={}))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets import codes, style_mix
 from limner.commands.task import Work
 from limner.contract.abilities import Mixes
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_sources_are_in_the_first_row_and_column(model: str):
-    request = Request(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
+    request = SamplingRequest(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
     sheet, full, layers = style_mix.style_mix_sheet(request, 2, "fine")
     assert sheet.columns == 4 and layers == slice(3, 4)
     assert full.sampler == {"psi": 0.8}
@@ -82,7 +82,7 @@ def test_columns_may_have_another_prompt(tmp_path: Path):
         for p in gan.parameters():
             p += 0.3 * torch.randn_like(p)
     save_model(gan, tmp_path)
-    request = Request(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
+    request = SamplingRequest(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
     other = "a green car"
     sheet, _, layers = style_mix.style_mix_sheet(request, 1, "fine", other_prompt=other)
     dog, cars = text_condition(spec, ["a dog"]), text_condition(spec, [other])
@@ -136,7 +136,7 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_pictures_have_style_codes(model: str, files: list[Path], monkeypatch):
     monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 40)
-    request = Request(model, labels=("one",), sampler={})
+    request = SamplingRequest(model, labels=("one",), sampler={})
     sheet, _, error = codes.reconstruct_sheet(files, request)
     x = torch.cat([read_picture(file, SPEC) for file in files])
     assert error < 0.2 * float((x[0] - x[1]).square().mean())
@@ -177,4 +177,4 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 def test_models_without_styles_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models have no styles to mix; .*stylegan2"):
-        style_mix.style_mix_sheet(Request(str(tmp_path), sampler={}), 2, "fine")
+        style_mix.style_mix_sheet(SamplingRequest(str(tmp_path), sampler={}), 2, "fine")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.commands.sheets.translate import TRANSLATE, bundled_translator, translate_sheet
 from limner.commands.task import Work
@@ -52,14 +52,14 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
     model = load(models["cyclegan"])
     assert isinstance(model, Translates)
     for domain, inverse, source in (("paint", "A", A), ("A", "B", SPEC)):
-        sheet, pixels, _ = translate_sheet(files, Request(models["cyclegan"]), domain)
+        sheet, pixels, _ = translate_sheet(files, SamplingRequest(models["cyclegan"]), domain)
         x = torch.cat([read_picture(file, source) for file in files])
         y = model.translate(x, domain)
         assert sheet.columns == 3 and torch.equal(pixels, to_uint8(y))
         rows = torch.stack([x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1),
                             model.translate(y, inverse).expand(-1, 3, -1, -1)], 1)  # fmt: skip
         assert torch.equal(sheet.images, to_uint8(rows.flatten(0, 1)))
-    sheet, _, _ = translate_sheet(files, Request(models["pix2pix"], seed=4), "B")
+    sheet, _, _ = translate_sheet(files, SamplingRequest(models["pix2pix"], seed=4), "B")
     assert sheet.columns == 2
 
 
@@ -82,38 +82,38 @@ def test_each_picture_is_translated_in_its_colours_with_its_own_seed(
     torch.testing.assert_close(grey, x.mean(1, keepdim=True))
     assert torch.equal(colour, x) and first == second == [5, 6]
     files = [pictures / "0.png", pictures / "1.png"]
-    translate_sheet(files, Request(models["cyclegan"], seed=4), "B")
+    translate_sheet(files, SamplingRequest(models["cyclegan"], seed=4), "B")
     assert [(to, seed) for _, to, seed in calls[2:]] == [("B", [4, 5]), ("A", [4, 5])]
 
 
 def test_what_cannot_be_translated_is_refused(models, pictures: Path):
     with pytest.raises(LimnerError, match=r"gan models do not translate; these do: .*cyclegan"):
-        translate_sheet([pictures / "0.png"], Request(models["gan"]), "B")
+        translate_sheet([pictures / "0.png"], SamplingRequest(models["gan"]), "B")
     with pytest.raises(LimnerError, match=r"translate only to B \(paint\)"):
-        translate_sheet([pictures / "0.png"], Request(models["pix2pix"]), "ink")
+        translate_sheet([pictures / "0.png"], SamplingRequest(models["pix2pix"]), "ink")
     with pytest.raises(LimnerError, match="no pictures to translate"):
-        translate_sheet([], Request(models["pix2pix"]), "B")
+        translate_sheet([], SamplingRequest(models["pix2pix"]), "B")
     with pytest.raises(LimnerError, match="type limner translate FILE -m MODEL"):
-        paint_sheet(Request(models["cyclegan"]))
+        paint_sheet(SamplingRequest(models["cyclegan"]))
 
 
 def test_without_a_model_the_bundled_one_for_the_domain_translates(pictures, monkeypatch):
     file = pictures / "0.png"
-    _, flat, request = translate_sheet([file], Request(), "Flat")
+    _, flat, request = translate_sheet([file], SamplingRequest(), "Flat")
     assert request.model is not None and request.model == bundled_translator("flat")
-    _, same, _ = translate_sheet([file], Request(request.model), "flat")
+    _, same, _ = translate_sheet([file], SamplingRequest(request.model), "flat")
     assert torch.equal(flat, same)
     with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
-        translate_sheet([file], Request(), "flut")
+        translate_sheet([file], SamplingRequest(), "flut")
     with pytest.raises(LimnerError, match="unknown domain ' '; known: 3d, flat"):
-        translate_sheet([file], Request(), " ")
+        translate_sheet([file], SamplingRequest(), " ")
     with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
-        translate_sheet([file], Request(), "flat", source="flet")
+        translate_sheet([file], SamplingRequest(), "flat", source="flet")
     with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, only 3d to "):
-        translate_sheet([file], Request(), "line", source="flat")
+        translate_sheet([file], SamplingRequest(), "line", source="flat")
     monkeypatch.setattr("limner.commands.sheets.translate.bundled_models", dict)
     with pytest.raises(LimnerError, match="no model that translates is bundled"):
-        translate_sheet([file], Request(), "flat")
+        translate_sheet([file], SamplingRequest(), "flat")
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_the_source_selects_the_bundled_model(source: str, to: str, name: str):
 
 def test_a_model_of_your_own_knows_its_source(models, pictures: Path):
     files = [pictures / "0.png"]
-    _, first, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="Ink")
-    _, second, _ = translate_sheet(files, Request(models["cyclegan"]), "paint", source="A")
+    _, first, _ = translate_sheet(files, SamplingRequest(models["cyclegan"]), "paint", source="Ink")
+    _, second, _ = translate_sheet(files, SamplingRequest(models["cyclegan"]), "paint", source="A")
     assert torch.equal(first, second)
     with pytest.raises(LimnerError, match=r"to B \(paint\) from A \(ink\), not from 'paint'"):
-        translate_sheet(files, Request(models["cyclegan"]), "paint", source="paint")
+        translate_sheet(files, SamplingRequest(models["cyclegan"]), "paint", source="paint")
 
 
 def test_the_page_offers_a_target_only_if_there_are_two_directions(models):

@@ -11,7 +11,7 @@ from scenes import TEXT
 
 from limner.__main__ import main
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.commands.sheets.upscale import (
     UPSCALE,
@@ -56,7 +56,7 @@ def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_model_enlarges_the_whole_picture(models):
     noisy(9, 21, 3).save("a.png")
-    (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 4)
+    (path,) = upscale_files([Path("a.png")], SamplingRequest(models["srgan"]), 4)
     assert path == Path("a-4x.png") and read_settings(path)["options"] == {"factor": 4}
     model = load(models["srgan"])
     assert isinstance(model, Upscales)
@@ -67,19 +67,22 @@ def test_the_model_enlarges_the_whole_picture(models):
 
 def test_nothing_is_overwritten(models):
     noisy(8, 8, 3).save("a.png")
-    names = [upscale_files([Path("a.png")], Request(models["srgan"]), 2)[0].name for _ in range(3)]
+    names = [
+        upscale_files([Path("a.png")], SamplingRequest(models["srgan"]), 2)[0].name
+        for _ in range(3)
+    ]
     assert names == ["a-2x.png", "a-2x-2.png", "a-2x-3.png"]
     Path("b").mkdir()
-    assert upscale_files([Path("a.png")], Request(models["srgan"]), 2, out=Path("b"))[0] == Path(
-        "b/a-2x.png"
-    )
+    assert upscale_files([Path("a.png")], SamplingRequest(models["srgan"]), 2, out=Path("b"))[
+        0
+    ] == Path("b/a-2x.png")
 
 
 def test_the_picture_itself_is_not_overwritten(models):
     noisy(8, 8, 3).save("a.png")
     content = Path("a.png").read_bytes()
     for out, name in (("a.png", "a-2.png"), ("b.PNG", "b.PNG"), ("b.PNG", "b.PNG")):
-        (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 2, out=Path(out))
+        (path,) = upscale_files([Path("a.png")], SamplingRequest(models["srgan"]), 2, out=Path(out))
         assert path.name == name and Path("a.png").read_bytes() == content
 
 
@@ -114,7 +117,7 @@ def test_the_factor_and_the_model_are_those_typed_or_stored_or_usual(tmp_path: P
 def test_alpha_is_kept(models):
     picture = noisy(10, 10, 4)
     picture.save("a.png")
-    (path,) = upscale_files([Path("a.png")], Request(models["srgan"]), 2)
+    (path,) = upscale_files([Path("a.png")], SamplingRequest(models["srgan"]), 2)
     with Image.open(path) as image:
         assert image.mode == "RGBA" and image.size == (20, 20)
         alpha = np.asarray(image.getchannel("A")).astype(float)
@@ -134,7 +137,7 @@ def test_the_frames_of_an_animation_and_their_durations_are_kept(models, kind):
         loop=3,
         **options,
     )
-    (path,) = upscale_files([Path(f"a.{kind}")], Request(models["srgan"]), 2)
+    (path,) = upscale_files([Path(f"a.{kind}")], SamplingRequest(models["srgan"]), 2)
     before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
     assert path.suffix == f".{kind}" and after.frames.shape[::2] == (3, 16)
     assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 3
@@ -150,7 +153,7 @@ def test_the_frames_of_a_transparent_animation_do_not_show_through(models):
     for i, frame in enumerate(frames):
         frame.paste((255, 0, 0, 255), (4 * i, 0, 4 * i + 4, 8))
     frames[0].save("a.gif", save_all=True, append_images=frames[1:], disposal=2)
-    (path,) = upscale_files([Path("a.gif")], Request(models["srgan"]), 2)
+    (path,) = upscale_files([Path("a.gif")], SamplingRequest(models["srgan"]), 2)
     first, second = read_frames(path).frames[:, 3]
     assert bool((first[:, :6] == 255).all()) and not first[:, 10:].any()
     assert bool((second[:, 10:] == 255).all()) and not second[:, :6].any()
@@ -167,7 +170,7 @@ def test_opaque_frames_of_a_transparent_animation_are_opaque():
 
 def test_a_picture_of_one_frame_becomes_a_png(models):
     noisy(6, 5, 3).quantize().save("one.gif")
-    [path] = upscale_files([Path("one.gif")], Request(models["srgan"]), 2)
+    [path] = upscale_files([Path("one.gif")], SamplingRequest(models["srgan"]), 2)
     assert path.suffix == ".png" and read_frames(path).frames.shape == (1, 3, 12, 10)
 
 
@@ -175,13 +178,13 @@ def test_a_page_shows_before_and_after(models):
     for name in ("a & b", "c"):
         noisy(10, 8, 3).save(f"{name}.png")
     *_, page = upscale_files(
-        [Path("a & b.png"), Path("c.png")], Request(models["srgan"]), 2, page=True
+        [Path("a & b.png"), Path("c.png")], SamplingRequest(models["srgan"]), 2, page=True
     )
     html = page.read_text()
     assert page.name == "upscale.html" and html.count('type="range"') == 2
     assert html.count("data:image/png;base64,") == 4 and "a &amp; b.png" in html
     assert html.count("8 x 10, then 16 x 20") == 2 and html.count('width="16"') == 2
-    *_, second = upscale_files([Path("c.png")], Request(models["srgan"]), 2, page=True)
+    *_, second = upscale_files([Path("c.png")], SamplingRequest(models["srgan"]), 2, page=True)
     assert second.name == "upscale-2.html" and page.read_text() == html
     assert "http" not in html.replace("base64", ""), "it needs no network"
 
@@ -194,7 +197,7 @@ def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path):
 def test_sampling_from_an_upscaler_without_a_picture_names_the_command(models):
     for name in ("srgan", "sr3"):
         with pytest.raises(LimnerError, match="type limner upscale FILE -m MODEL"):
-            paint_sheet(Request(models[name]))
+            paint_sheet(SamplingRequest(models[name]))
 
 
 def test_invalid_requests_are_refused_in_one_line(models):
@@ -202,38 +205,48 @@ def test_invalid_requests_are_refused_in_one_line(models):
     Path("note.png").write_text("no picture")
     Path("photo.HEIC").write_text("no picture")
     cases = [
-        ({"paths": [], "request": Request(models["srgan"])}, "no pictures to enlarge"),
-        ({"paths": [Path("b.png")], "request": Request(models["srgan"])}, "there is no file"),
+        ({"paths": [], "request": SamplingRequest(models["srgan"])}, "no pictures to enlarge"),
         (
-            {"paths": [Path("note.png")], "request": Request(models["srgan"])},
+            {"paths": [Path("b.png")], "request": SamplingRequest(models["srgan"])},
+            "there is no file",
+        ),
+        (
+            {"paths": [Path("note.png")], "request": SamplingRequest(models["srgan"])},
             "cannot read 'note.png': not a picture",
         ),
         (
-            {"paths": [Path("photo.HEIC")], "request": Request(models["srgan"])},
+            {"paths": [Path("photo.HEIC")], "request": SamplingRequest(models["srgan"])},
             "'photo.HEIC': pictures of this format are not read; save it as PNG or JPEG",
         ),
         (
-            {"paths": [Path("a.png")], "request": Request(models["gan"])},
+            {"paths": [Path("a.png")], "request": SamplingRequest(models["gan"])},
             "gan models do not enlarge",
         ),
         (
             {
                 "paths": [Path("a.png")] * 2,
-                "request": Request(models["srgan"]),
+                "request": SamplingRequest(models["srgan"]),
                 "out": Path("b.png"),
             },
             "one file",
         ),
         (
-            {"paths": [Path("a.png")], "request": Request(models["srgan"]), "out": Path("b.jpg")},
+            {
+                "paths": [Path("a.png")],
+                "request": SamplingRequest(models["srgan"]),
+                "out": Path("b.jpg"),
+            },
             "NAME.png",
         ),
         (
-            {"paths": [Path("a.png")], "request": Request(models["srgan"]), "factor": 100},
+            {"paths": [Path("a.png")], "request": SamplingRequest(models["srgan"]), "factor": 100},
             "from 1 to 64",
         ),
         (
-            {"paths": [Path("a.png")], "request": Request(models["srgan"], sampler={"steps": 3})},
+            {
+                "paths": [Path("a.png")],
+                "request": SamplingRequest(models["srgan"], sampler={"steps": 3}),
+            },
             "steps",
         ),
     ]
@@ -258,7 +271,7 @@ def test_a_folder_may_have_a_dot_in_its_name(models):
     for name in "ab":
         noisy(8, 8, 3).save(f"{name}.png")
     files = [Path("a.png"), Path("b.png")]
-    paths = upscale_files(files, Request(models["srgan"]), 2, out=Path("of.old"), page=True)
+    paths = upscale_files(files, SamplingRequest(models["srgan"]), 2, out=Path("of.old"), page=True)
     assert [path.as_posix() for path in paths] == [
         "of.old/a-2x.png", "of.old/b-2x.png", "of.old/upscale.html",
     ]  # fmt: skip
@@ -279,14 +292,14 @@ def test_nothing_is_written_if_a_file_would_be_too_large(models):
     noisy(8, 8, 3).save("a.png")
     Image.new("1", (5000, 5000)).save("b.png")
     with pytest.raises(LimnerError, match=r"'b.png'.*smaller factor"):
-        upscale_files([Path("a.png"), Path("b.png")], Request(models["srgan"]), 4)
+        upscale_files([Path("a.png"), Path("b.png")], SamplingRequest(models["srgan"]), 4)
     assert not Path("a-4x.png").exists()
 
 
 def test_without_a_bundled_upscaler_the_message_says_to_give_a_run(monkeypatch):
     monkeypatch.setattr("limner.commands.sheets.upscale.bundled_models", dict)
     with pytest.raises(LimnerError, match="give the run"):
-        open_upscaler(Request())
+        open_upscaler(SamplingRequest())
 
 
 def command(monkeypatch, *arguments: str) -> object:
@@ -347,7 +360,7 @@ def test_each_picture_is_enlarged_with_its_own_seed(models):
     """So that it is the same if it is painted again from its settings."""
     enlarge = Enlargement(2.0, models["sr3"]).open("cpu")
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-    request = Request(prompts=("a dog", "a cat"), prompt_seeds=(5, 9), n=2)
+    request = SamplingRequest(prompts=("a dog", "a cat"), prompt_seeds=(5, 9), n=2)
     together = enlarge(Sheet(images, 2), request).images
     for i in range(4):
         alone = enlarge(Sheet(images[i : i + 1], 1), request.for_picture(i)).images

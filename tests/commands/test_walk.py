@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.walk import walk_sheet
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
-    sheet, request = walk_sheet(Request(model, seed=3, sampler={"steps": 2}), 7, 4)
+    sheet, request = walk_sheet(SamplingRequest(model, seed=3, sampler={"steps": 2}), 7, 4)
     assert sheet.columns == len(sheet.images) == 4 and request.sampler["steps"] == 2
     loaded_model = load(model)
     assert isinstance(loaded_model, GenerativeModel)
@@ -40,14 +40,14 @@ def test_the_path_starts_and_ends_at_the_pictures_of_its_seeds(model: str):
     assert (sheet.images.int() - path).abs().max() <= 1
     assert len(sheet.images.unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label"):
-        walk_sheet(Request(model, labels=("all",)), 7, 4)
+        walk_sheet(SamplingRequest(model, labels=("all",)), 7, 4)
 
 
 @pytest.mark.parametrize("other", [7, 2**64 + 7])
 def test_a_path_between_equal_seeds_is_refused(model: str, other: int):
     """In its middle, the noise would have twice the variance."""
     with pytest.raises(LimnerError, match=f"7 and {other} give the same picture; give two others"):
-        walk_sheet(Request(model, seed=7), other, 4)
+        walk_sheet(SamplingRequest(model, seed=7), other, 4)
 
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
@@ -62,20 +62,20 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]
     with pytest.raises(LimnerError, match=r"limner walk made .* alone cannot repeat it"):
-        Request.read(out)
+        SamplingRequest.read(out)
 
 
 def test_models_that_draw_pixel_by_pixel_are_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
-        walk_sheet(Request(str(tmp_path)), 7, 4)
+        walk_sheet(SamplingRequest(str(tmp_path)), 7, 4)
 
 
 def test_models_that_need_an_input_picture_are_refused(tmp_path: Path):
     plain = ImageSpec(1, 16, 16)
     save_model(build("cut", replace(plain, hint=plain), channels=4, blocks=1), tmp_path)
     with pytest.raises(LimnerError, match=r"paints from an input picture.*; give another model"):
-        walk_sheet(Request(str(tmp_path)), 7, 4)
+        walk_sheet(SamplingRequest(str(tmp_path)), 7, 4)
 
 
 def test_the_size_is_that_of_the_pictures(model: str, tmp_path: Path, monkeypatch):

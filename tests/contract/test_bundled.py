@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.contract.bundled import bundled_models, can_paint, find_model, load
 from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, sha256
 from limner.contract.errors import LimnerError
@@ -61,7 +61,7 @@ def test_an_empty_name_is_not_the_default_model():
     with pytest.raises(LimnerError, match="there is no run, model folder or model file ''"):
         find_model("")
     with pytest.raises(LimnerError, match="setting model='': "):
-        Request.of({"model": ""})
+        SamplingRequest.of({"model": ""})
 
 
 def test_a_folder_without_a_model_is_answered_with_what_to_type(tmp_path: Path):

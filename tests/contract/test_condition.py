@@ -10,7 +10,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import GenerativeModel, Part
 from limner.contract.noise import Noise
-from limner.contract.registry import Entry, models
+from limner.contract.registry import ModelEntry, models
 from limner.contract.text import text_spec
 from limner.testing.cases import _smallest, conditions_for, paint, toy_data
 
@@ -51,7 +51,7 @@ def losses(model: Any, c: Condition) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
-def test_a_condition_of_the_data_matters_or_is_refused(entry: Entry):
+def test_a_condition_of_the_data_matters_or_is_refused(entry: ModelEntry):
     parts = entry.model.takes
     spec = spec_with(parts)
     case, model = _smallest(entry, "conditions", spec)

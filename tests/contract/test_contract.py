@@ -12,7 +12,7 @@ from limner import testing
 from limner.contract import registry
 from limner.contract.errors import LimnerError
 from limner.contract.likelihood import LikelihoodModel
-from limner.contract.registry import Entry, models
+from limner.contract.registry import ModelEntry, models
 from limner.testing import CHECKS, Case, cases, checks_for
 
 CASES = [case for name in models() for case in registered_cases(name)]
@@ -115,7 +115,7 @@ def test_11_nothing_is_compressed_below_its_entropy(case: Case):
 def test_a_broken_model_fails_its_check(broken: Broken, monkeypatch: pytest.MonkeyPatch):
     name = "toy-" + broken.model.__name__.lower()
     paper = models()["toy-dropout"].paper
-    entry = Entry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
+    entry = ModelEntry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
     monkeypatch.setitem(registry._entries, name, entry)
     monkeypatch.setattr(broken.model, "name", name)
     case = Case(name, broken.model, broken.spec, cases(entry)[0].config)

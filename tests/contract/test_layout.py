@@ -13,7 +13,7 @@ from limner.contract.layout import (
     write_layout,
 )
 from limner.data import Stream, open_data
-from limner.data.recolouring import COLOURS as RECOLOURED
+from limner.data.recolouring import COLOUR_VALUES as RECOLOURED
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import objects
 

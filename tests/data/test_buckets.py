@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from limner.commands.app import app
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.contract.checkpoint import load, load_tensors, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -248,7 +248,7 @@ def test_a_run_trains_on_all_sizes_and_resumes_exactly(folder: Path, tmp_path: P
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]
     )
     assert result.exit_code == 0, result.output
-    assert Request.read(tmp_path / "wide.png").size == "8x24"
+    assert SamplingRequest.read(tmp_path / "wide.png").size == "8x24"
     arguments = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     pictures = [Image.open(tmp_path / name) for name in ("wide.png", "again.png")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limner.data.recolouring import (
-    COLOURS,
+    COLOUR_VALUES,
     Colour,
     dominant_colour,
     from_oklab,
@@ -56,7 +56,7 @@ def test_every_pixel_returns_from_oklab():
 
 
 def test_a_name_applies_only_near_its_colour():
-    red = COLOURS["red"]
+    red = COLOUR_VALUES["red"]
     assert nearest_name(red._replace(lightness=red.lightness + 0.15)) == "red"
     assert nearest_name(red._replace(lightness=red.lightness + 0.19)) is None
     assert nearest_name(Colour(0.62, 0.07, 180)) == "gray"
@@ -111,7 +111,7 @@ def test_grey_is_dominant_if_it_is_light_and_even(parts, light):
 
 
 def test_transparent_pixels_have_no_part_in_the_dominant_colour():
-    clear = picture((10, COLOURS["green"]), alpha=0)
+    clear = picture((10, COLOUR_VALUES["green"]), alpha=0)
     colour = dominant_colour(np.concatenate([picture((10, RED)), clear]))
     assert colour is not None and nearest_name(colour) == "red"
 
@@ -139,9 +139,9 @@ def test_shading_and_variations_of_the_hue_are_kept(pixel: Colour, expected):
 
 @pytest.mark.parametrize(("name", "scale"), [("black", 0.6), ("white", 0.35), ("gray", 0.95)])
 def test_shading_is_compressed_near_black_and_white(name: str, scale: float):
-    lights = [changed(WAS._replace(lightness=x), WAS, COLOURS[name])[0] for x in (0.55, 0.65)]
+    lights = [changed(WAS._replace(lightness=x), WAS, COLOUR_VALUES[name])[0] for x in (0.55, 0.65)]
     assert lights[1] - lights[0] == pytest.approx(0.1 * scale, abs=0.008)
-    assert sum(lights) / 2 == pytest.approx(COLOURS[name].lightness, abs=0.006)
+    assert sum(lights) / 2 == pytest.approx(COLOUR_VALUES[name].lightness, abs=0.006)
 
 
 @pytest.mark.parametrize(

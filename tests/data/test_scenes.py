@@ -21,7 +21,7 @@ from limner.data import Stream, open_data
 from limner.data.captions import article
 from limner.data.composition import (
     FRAME_CONTAINERS,
-    SKILLS,
+    SKILL_SHARES,
     Box,
     Composer,
     Scene,
@@ -31,7 +31,14 @@ from limner.data.composition import (
 )
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.pictures import raise_error
-from limner.data.recolouring import COLOURS, dominant_colour, nearest_name, recolour, rgb, to_oklab
+from limner.data.recolouring import (
+    COLOUR_VALUES,
+    dominant_colour,
+    nearest_name,
+    recolour,
+    rgb,
+    to_oklab,
+)
 from limner.data.scenes import Scenes, draw_scene, masks, pixel_box
 from limner.data.sprites import STYLES, aspect, objects, sprite, vocabulary
 
@@ -165,7 +172,7 @@ def test_shares_of_skills_styles_and_grounds():
     counts = Counter(scene.skill for scene in scenes_of(data))
     assert counts["counting"] / len(MANY) == pytest.approx(0.75, abs=0.07)
     all_scenes = scenes_of(open_data("scenes", size=32))
-    assert {scene.skill for scene in all_scenes} == {*SKILLS}
+    assert {scene.skill for scene in all_scenes} == {*SKILL_SHARES}
     assert {scene.style for scene in all_scenes} == {*STYLES}
     assert {scene.ground for scene in all_scenes} == {*GROUNDS}
     numbers = {len(scene.things) for scene in all_scenes if scene.skill == "counting"}
@@ -379,19 +386,19 @@ def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
     def lab(colour):
         return to_oklab(np.array(rgb(colour), dtype=np.uint8))
 
-    assert {name: nearest_name(colour) for name, colour in COLOURS.items()} == {
-        n: n for n in COLOURS
+    assert {name: nearest_name(colour) for name, colour in COLOUR_VALUES.items()} == {
+        n: n for n in COLOUR_VALUES
     }
     picture = np.zeros((8, 8, 4), dtype=np.uint8)
     picture[..., 3] = 255
-    picture[:5, :, :3] = rgb(COLOURS["red"])
+    picture[:5, :, :3] = rgb(COLOUR_VALUES["red"])
     picture[5:, :, :3] = 20
     hue = dominant_colour(picture)
     assert nearest_name(hue) == "red"
-    blue = recolour(picture, hue, COLOURS["blue"])
-    assert np.abs(lab(COLOURS["blue"]) - to_oklab(blue[0, 0, :3])).max() < 0.03
+    blue = recolour(picture, hue, COLOUR_VALUES["blue"])
+    assert np.abs(lab(COLOUR_VALUES["blue"]) - to_oklab(blue[0, 0, :3])).max() < 0.03
     assert (blue[5:] == picture[5:]).all() and (blue[..., 3] == 255).all()
-    picture[:3, :, :3] = rgb(COLOURS["green"])
+    picture[:3, :, :3] = rgb(COLOUR_VALUES["green"])
     assert dominant_colour(picture) is None
 
 
@@ -439,7 +446,7 @@ def test_objects_are_named_in_any_case_and_counted_once():
 def test_only_an_object_with_a_dominant_colour_has_other_colours():
     for thing in objects():
         for style, colour in thing.ruling.items():
-            assert thing.colours(style) == (tuple(COLOURS) if colour else ())
+            assert thing.colours(style) == (tuple(COLOUR_VALUES) if colour else ())
             assert thing.natural[style] == (nearest_name(colour) if colour else None)
 
 

@@ -15,7 +15,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.data import Dataset, Stream
-from limner.data.stream import Ahead
+from limner.data.stream import Prefetcher
 from limner.data.two_domains import Unpaired
 
 
@@ -128,7 +128,7 @@ def test_half_are_mirrored_and_only_if_requested():
 
 def test_batches_made_ahead_equal_those_made_on_request():
     stream, plain = Stream(Toy(7, flip=True), 5), Stream(Toy(7, flip=True), 5)
-    ahead = Ahead(stream.batch, stride=8)
+    ahead = Prefetcher(stream.batch, stride=8)
     steps = [[(3, 4), (7, 4)], [(11, 4), (15, 4)], [(19, 4), (23, 4)]]
     back_and_finer = [[(11, 2), (13, 2), (15, 2), (17, 2)], [(19, 2), (21, 2), (23, 2), (25, 2)]]
     for first, n in itertools.chain(*steps, *back_and_finer):
@@ -145,7 +145,7 @@ def test_the_next_step_is_prepared_while_this_one_is_used():
             raise LimnerError("'9.png' can no longer be read")
         return Batch(torch.zeros(n, 1, 2, 2), Condition())
 
-    ahead = Ahead(batch, stride=4)
+    ahead = Prefetcher(batch, stride=4)
     ahead(0, 4)
     ahead(4, 4)
     ahead(8, 4)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner import text_condition
 from limner.__main__ import main
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.edit import edit_sheet
 from limner.contract.checkpoint import digest, load, model_file
 from limner.contract.errors import LimnerError
@@ -271,7 +271,7 @@ def test_pixels_outside_the_mask_are_kept(sd, home, tmp_path):
     assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     with pytest.raises(LimnerError, match="take each step once; leave rounds out"):
-        edit_sheet([tmp_path / "picture.png"], Request(str(home / "sd")), rounds=2)
+        edit_sheet([tmp_path / "picture.png"], SamplingRequest(str(home / "sd")), rounds=2)
 
 
 def test_classes_have_names_and_no_label_draws_a_class(home):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from limner import text_condition
 from limner.commands.app import app
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.reword import rewording
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
@@ -223,7 +223,7 @@ def test_the_edit_command_rewords_a_pipelines_picture(home, tmp_path, monkeypatc
     assert run("sample", "a red dog", *options, "-o", "a.png", "sampler.steps=2").exit_code == 0
     edit = ("edit", "a.png", "--replace", "dog=cat", "--weight", "red=2", "-o", "b.png")
     assert run(*edit).exit_code == 0
-    assert Request.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
+    assert SamplingRequest.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
     with Image.open("a.png") as image:
         image.convert("RGB").save("photo.jpg")
     command = ("edit", "photo.jpg", *options, "--prompt", "a dog", "--replace", "dog=cat")

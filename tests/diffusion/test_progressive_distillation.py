@@ -7,7 +7,7 @@ import torch
 from test_latent_diffusion import Identity
 from torch import nn
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files
@@ -206,7 +206,7 @@ def test_the_bundled_student_paints_like_its_teacher():
     """Its picture is nearer to the teacher's of the same prompt and seed than to the others."""
     prompts = "a red apple", "a dog", "keycap: 2"
     slow, fast = (
-        paint_sheet(Request(name, prompts))[0].images.float().flatten(1)
+        paint_sheet(SamplingRequest(name, prompts))[0].images.float().flatten(1)
         for name in ("emoji", "emoji-fast")
     )
     distances = torch.cdist(fast, slow)

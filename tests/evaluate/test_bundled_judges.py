@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.contract.bundled import bundled_models, find_model
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.errors import LimnerError
@@ -15,7 +15,7 @@ from limner.data.dataset import Dataset
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import JUDGES, open_extractor
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.metrics.composition import SKILLS
+from limner.evaluate.metrics.composition import SKILL_NAMES
 
 LARGEST = 5_000_000  # bytes
 LEAST = 0.55  # lowest accuracy of the emoji judge on new concepts
@@ -52,7 +52,7 @@ def test_the_card_matches_the_file(name: str):
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_is_refused_as_a_model_to_sample(name: str):
     with pytest.raises(LimnerError, match="does not paint"):
-        open_model(Request(model=name))
+        open_model(SamplingRequest(model=name))
     with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as error:
         find_model("emojy")
     assert name not in str(error.value)
@@ -95,7 +95,7 @@ def test_the_scene_judge_finds_the_objects_of_real_scenes(
     report = evaluate(data, data, metrics=["composition"], n=n, quiet=True)
     match = re.search(rf"\| {split} \| 128 \| all \|(.*)\|", card("scene-judge"))
     assert match
-    shares = dict(zip(SKILLS.values(), re.findall(r"([\d.]+)%", match[1])))
+    shares = dict(zip(SKILL_NAMES.values(), re.findall(r"([\d.]+)%", match[1])))
     for name, share in shares.items():
         number = report.number(name)
         assert number is not None and number.low is not None and number.high is not None

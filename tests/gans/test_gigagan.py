@@ -16,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.text import text_condition, text_spec
 from limner.gans.gigagan import GigaGAN
-from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words, l2_attention
+from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, WordVectors, l2_attention
 from limner.gans.losses import discriminate
 from limner.gans.modulation import ModulatedConv, equalise
 from limner.gans.multi_scale_critic import (
@@ -478,9 +478,9 @@ def test_a_picture_of_a_prompt_has_a_code(monkeypatch):
     )
 
 
-def words_of(model: GigaGAN, c: Condition) -> list[Words]:
+def words_of(model: GigaGAN, c: Condition) -> list[WordVectors]:
     signal = model.mapping.conditioner(c, len(c))
-    return [Words(signal.tokens, signal.mask)] * 3
+    return [WordVectors(signal.tokens, signal.mask)] * 3
 
 
 def test_the_critic_gets_generated_pictures_at_all_scales():

@@ -23,7 +23,7 @@ from limner.gans.augmentation import (
     translation,
 )
 from limner.gans.losses import r1
-from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
+from limner.gans.modulation import Conv, EqualisedLinear, ModulatedConv, activate
 from limner.gans.resampling import blur, downsample, upsample
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
 from limner.gans.stylegan2_networks import Critic, CriticBlock, deviation, normalise
@@ -133,11 +133,11 @@ def test_doubling_is_a_transposed_convolution_then_the_filter():
 def test_equalised_layers_keep_unit_variance():
     torch.manual_seed(0)
     x = numbers(400, 50)
-    assert Linear(50, 60).double()(x).std().item() == pytest.approx(1, abs=0.05)
-    assert Linear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    assert EqualisedLinear(50, 60).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    assert EqualisedLinear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
     for rate in (1.0, 0.01):
         torch.testing.assert_close(
-            Linear(3, 2, rate, bias=1.5)(torch.zeros(3)), torch.full((2,), 1.5)
+            EqualisedLinear(3, 2, rate, bias=1.5)(torch.zeros(3)), torch.full((2,), 1.5)
         )
     planes = numbers(4, 8, 30, 30)
     assert Conv(8, 9, 3).double()(planes)[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.1)
@@ -149,7 +149,7 @@ def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
     changes = []
     for rate in (1.0, 0.01):
         torch.manual_seed(0)
-        layer = Linear(7, 1, rate).double()
+        layer = EqualisedLinear(7, 1, rate).double()
         before = layer(numbers(1, 7))
         adam = torch.optim.Adam(layer.parameters(), lr=1e-4)
         layer(numbers(1, 7)).sum().backward()

@@ -11,7 +11,7 @@ from test_store import asked
 
 from conftest import Open, Studio, clean, until
 from limner.studio.background import in_thread
-from limner.studio.order import Ahead
+from limner.studio.order import WorkAhead
 from limner.studio.problems import Problem
 from limner.studio.queue import Queue
 from limner.studio.store import Store
@@ -37,15 +37,15 @@ def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
     queue = Queue(store)
     queue.update_pace("emoji", 0.5)
-    assert queue.eta(asked(4), Ahead(0, {})) == 2
-    assert queue.eta(asked(4), Ahead(2, {"emoji": 17})) == 10.5
-    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 2.5, (
+    assert queue.eta(asked(4), WorkAhead(0, {})) == 2
+    assert queue.eta(asked(4), WorkAhead(2, {"emoji": 17})) == 10.5
+    assert queue.eta(asked(1), WorkAhead(1, {"slow": 4})) == 2.5, (
         "the speed of another model is not known"
     )
     queue.update_pace("slow", 10.0)
-    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
+    assert queue.eta(asked(1), WorkAhead(1, {"slow": 4})) == 40.5
     asyncio.run(queue.pause(True))
-    assert queue.eta(asked(1), Ahead(0, {})) is None
+    assert queue.eta(asked(1), WorkAhead(0, {})) is None
     store.close()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import Studio, png
 from limner import text_condition
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.reword import reword_frames
 from limner.commands.sheets.sample import paint_sheet
 from limner.commands.task import open_work
@@ -163,12 +163,12 @@ def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: 
         assert edits[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
     file = studio.folder / "weighed.png"
     file.write_bytes(studio.client.get(weighed["url"]).content)
-    settings = vars(Request.read(file)) | {"model": str(studio.folder / "runs" / "words")}
-    sheet, _ = paint_sheet(Request.of(settings), device="cpu")
+    settings = vars(SamplingRequest.read(file)) | {"model": str(studio.folder / "runs" / "words")}
+    sheet, _ = paint_sheet(SamplingRequest.of(settings), device="cpu")
     assert torch.equal(sheet.images[0], pixels(studio, weighed)), (
         "the result must equal the command line's"
     )
-    work = open_work(Request.of(settings), "cpu")
+    work = open_work(SamplingRequest.of(settings), "cpu")
     *_, images = reword_frames(work, settings["changes"])
     assert torch.equal(to_uint8(images)[0], pixels(studio, first)), (
         "the first picture must be unchanged"

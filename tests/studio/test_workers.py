@@ -14,7 +14,7 @@ from conftest import png
 from limner.studio.assets import store_upload
 from limner.studio.background import Tasks
 from limner.studio.models import Models
-from limner.studio.order import Ahead
+from limner.studio.order import WorkAhead
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -190,12 +190,12 @@ def test_the_measured_speed_counts_only_painted_pictures(
     jobs = [batches.store.submit(asked(n, "a")).id for n in (2, 1, 9)]
     batches.turn(lambda jobs: [done(jobs[0], *"ab"), done(jobs[1], "c"), failed(jobs[2])])
     assert batches.job(jobs[2]).state == FAILED
-    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, (
+    assert batches.queue.eta(asked(1), WorkAhead(0, {})) == 2.0, (
         "three pictures took six seconds, so one takes two"
     )
     batches.store.submit(asked(9))
     batches.turn(lambda jobs: [failed(jobs[0])])
-    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, (
+    assert batches.queue.eta(asked(1), WorkAhead(0, {})) == 2.0, (
         "the speed must not change if nothing was painted"
     )
 

@@ -11,14 +11,14 @@ from limner.commands.app import app
 from limner.contract.errors import LimnerError
 from limner.contract.registry import entry
 from limner.testing import on_device
-from limner.testing.on_device import Row, compare, rows, speeds, table
+from limner.testing.on_device import DeviceResult, compare, rows, speeds, table
 
 CPU = torch.device("cpu")
 
 
 def test_the_cpu_equals_itself():
     result = list(rows(CPU, ["gan", "lenet"]))
-    assert result == [Row("gan", 0), Row("lenet")]
+    assert result == [DeviceResult("gan", 0), DeviceResult("lenet")]
     assert all(row.is_accepted for row in result)
     assert "| lenet | - | 0.0e+00 | yes |" in table(result)
 

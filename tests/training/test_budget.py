@@ -8,7 +8,7 @@ from limner.commands.train import _seconds, train_command
 from limner.contract.errors import LimnerError
 from limner.training import budget
 from limner.training import run as runs
-from limner.training.estimate import Estimate
+from limner.training.estimate import CostEstimate
 from limner.training.recipe import Recipe
 
 
@@ -19,14 +19,14 @@ def estimated_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """
     sizes: list[int | None] = []
 
-    def dry_run(recipe: Recipe, device: str) -> Estimate:
+    def dry_run(recipe: Recipe, device: str) -> CostEstimate:
         size = recipe.data.get("size")
         sizes.append(size)
         if recipe.model["name"] == "stylegan2" and size == 16:
             raise LimnerError("too small")
         options = recipe.options()
         rate = 1000 * (16 / (size or 16)) ** 2
-        return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rate, options.steps * options.batch)
+        return CostEstimate({}, 0, 0.0, 0, 0, 0, 0, 0, rate, options.steps * options.batch)
 
     monkeypatch.setattr(budget, "dry_run", dry_run)
     return sizes
@@ -68,11 +68,11 @@ def test_no_larger_size_is_tried_after_one_that_is_too_slow(monkeypatch: pytest.
     """A size may take more than four times as long as one with half its side."""
     rates, sizes = {16: 1000.0, 32: 80.0}, list[int]()
 
-    def dry_run(recipe: Recipe, device: str) -> Estimate:
+    def dry_run(recipe: Recipe, device: str) -> CostEstimate:
         sizes.append(recipe.data["size"])
         options = recipe.options()
         images = options.steps * options.batch
-        return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rates[recipe.data["size"]], images)
+        return CostEstimate({}, 0, 0.0, 0, 0, 0, 0, 0, rates[recipe.data["size"]], images)
 
     monkeypatch.setattr(budget, "dry_run", dry_run)
     assert budget.fit_steps(Recipe.of("edm", "emoji"), 600).data["size"] == 16

@@ -4,7 +4,7 @@ import pytest
 
 from limner.contract.errors import LimnerError
 from limner.training import memory
-from limner.training.estimate import Estimate
+from limner.training.estimate import CostEstimate
 from limner.training.recipe import Recipe
 
 MIB = 2**20
@@ -15,11 +15,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Simulate 1,025 MiB of memory, a model of 24 MiB, 1 MiB per picture: 1,001 pictures fit."""
     batches: list[int] = []
 
-    def dry_run(recipe: Recipe, device: str) -> Estimate:
+    def dry_run(recipe: Recipe, device: str) -> CostEstimate:
         n = recipe.options().batch
         batches.append(n)
         activations = n // memory.processes.size() * MIB
-        return Estimate({}, 0, 0.0, 6 * MIB, 6 * MIB, 6 * MIB, 6 * MIB, activations, 1.0, n)
+        return CostEstimate({}, 0, 0.0, 6 * MIB, 6 * MIB, 6 * MIB, 6 * MIB, activations, 1.0, n)
 
     monkeypatch.setattr(memory, "dry_run", dry_run)
     monkeypatch.setattr(memory, "_memory", lambda device: 1025 * MIB)

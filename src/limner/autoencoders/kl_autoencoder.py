@@ -48,7 +48,7 @@ _MEASURED_BATCHES = 16
 _LOG_VARIANCE = (-30.0, 20.0)
 
 
-class Coders(nn.Module):
+class MapCoders(nn.Module):
     """The encoder E, V and the decoder D: residual blocks at each resolution.
 
     Args:
@@ -197,7 +197,7 @@ class KLAutoencoder(Encodes, FirstStage):
         encoding = decoding
         if encoder_blocks is not None:
             encoding = _at_each(encoder_blocks, len(channels) + 1, "encoder_blocks")
-        self.coders = Coders(spec.channels, latent, channels, encoding, decoding)
+        self.coders = MapCoders(spec.channels, latent, channels, encoding, decoding)
         self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
         self.kl_weight, self.critic_weight = kl_weight, critic_weight
         self.critic_start, self.adversarial_start = critic_start, critic_start + critic_lead

@@ -67,7 +67,7 @@ class Residual(nn.Module):
     Args:
         rows: whether it belongs to the stream of rows, which sends links to the other stream.
         number: number of the size, and of the layer.
-        f, vector, dropout: see `Stream`.
+        f, vector, dropout: see `PixelStream`.
         skip: whether it takes a skip connection from the way down.
     """
 
@@ -159,7 +159,7 @@ class GrowPixels(nn.Module):
         return torch.addmm(self.bias, row[:, walk.column // 2], corner)
 
 
-class Stream(nn.Module):
+class PixelStream(nn.Module):
     """One of the two streams, at one size; it contains the stream of the next smaller size.
 
     Args:
@@ -191,7 +191,7 @@ class Stream(nn.Module):
         ]
         self.down, self.up = nn.ModuleList(layers[:blocks]), nn.ModuleList(layers[blocks:])
         if sizes > 1:
-            self.inner = Stream(rows, f, blocks, sizes - 1, vector, dropout, depth + 1)
+            self.inner = PixelStream(rows, f, blocks, sizes - 1, vector, dropout, depth + 1)
             self.downsample = _conv(rows, f, f, stride=2)
             self.upsample = GrowRows(f) if rows else GrowPixels(f)
 
@@ -241,7 +241,7 @@ class Network(nn.Module):
     Args:
         channels: channels of the picture.
         size: dimension of theta.
-        f, blocks, sizes, vector, dropout: see `Stream`.
+        f, blocks, sizes, vector, dropout: see `PixelStream`.
     """
 
     def __init__(
@@ -259,8 +259,8 @@ class Network(nn.Module):
         self.conv_rows = RowConv2d(channels_in, f, rows=2, reach=1)
         self.conv_above = RowConv2d(channels_in, f, rows=1, reach=1)
         self.conv_left = CausalConv2d(channels_in, f, rows=2)
-        self.stream_down = Stream(True, f, blocks, sizes, vector, dropout)
-        self.stream_right = Stream(False, f, blocks, sizes, vector, dropout)
+        self.stream_down = PixelStream(True, f, blocks, sizes, vector, dropout)
+        self.stream_right = PixelStream(False, f, blocks, sizes, vector, dropout)
         self.conv_out = CausalConv2d(f, size)
 
     def forward(

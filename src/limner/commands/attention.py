@@ -19,16 +19,20 @@ def attention_command(
 ) -> None:
     """Show where a model looks in a picture for each word of a given or stored prompt."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.attention import ATTENTION, attention_sheet, stored_request
     from limner.commands.task import with_stored_model
 
-    other = Request.of({"model": model})  # of the stored settings, a new prompt keeps the model
+    other = SamplingRequest.of(
+        {"model": model}
+    )  # of the stored settings, a new prompt keeps the model
     stored = with_stored_model(other, image, ATTENTION) if prompt else stored_request(image)
     if model not in (None, stored.model):  # another model may have other classes
         stored = replace(stored, labels=())
     given = {"model": model, "prompts": [prompt] if prompt else None, "size": size}
-    request = Request.of(vars(stored) | {name: value for name, value in given.items() if value})
+    request = SamplingRequest.of(
+        vars(stored) | {name: value for name, value in given.items() if value}
+    )
     sheet, request, words = attention_sheet(image, request, device=device)
     file = output_file(out, [image])
     print_paths(

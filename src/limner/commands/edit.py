@@ -88,7 +88,7 @@ def edit_command(
 ) -> None:
     """Repaint pictures from a prompt: the whole, a part, or only what changed words affect."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.edit import edit_sheet
     from limner.commands.sheets.instruct import instruct_sheet
     from limner.commands.sheets.reword import reword_sheet
@@ -107,13 +107,15 @@ def edit_command(
         _check_instruction(
             files, part | {"strength": strength}, changes or limits or prompt or label
         )
-        request = Request.single(model, None, None, size=size, **options)
+        request = SamplingRequest.single(model, None, None, size=size, **options)
         sheet, request = instruct_sheet(files[0], request, instruct, device, **draws)
         read += map(Path, request.hints)
     elif changes:
         _check_rewording(files, part)
         changes += limits
-        request = Request.single(model, prompt, label, changes=changes, size=size, **options)
+        request = SamplingRequest.single(
+            model, prompt, label, changes=changes, size=size, **options
+        )
         sheet, request = reword_sheet(files[0], request, strength=strength, device=device, **draws)
     elif limits:
         raise LimnerError(
@@ -121,7 +123,7 @@ def edit_command(
         )
     else:
         draws = {"n": _DEFAULT_VARIATIONS, **draws}
-        request = Request.single(model, prompt, label, size=size, **draws, **options)
+        request = SamplingRequest.single(model, prompt, label, size=size, **draws, **options)
         sheet, request = edit_sheet(files, request, strength=strength, device=device, **part)
     print_paths(write_sheet(sheet, request, output_file(out, read)))
 

@@ -56,14 +56,14 @@ def export_command(
 
         typer.echo(str(write(model, to)))
         return
-    from limner.commands.request import Request, open_model
+    from limner.commands.request import SamplingRequest, open_model
 
     sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"'{to}' is not an ONNX file; give NAME.onnx")
     from limner.commands.exports.onnx_file import write_onnx  # which says what is not installed
 
-    painter, sampler_options = open_model(Request.of({"model": model, **sampler}), "cpu")
+    painter, sampler_options = open_model(SamplingRequest.of({"model": model, **sampler}), "cpu")
     if form == "web":
         from limner.commands.exports.web import write_web
 

@@ -35,9 +35,9 @@ def interpolate_command(
 ) -> None:
     """Interpolate between the codes of pictures; with one picture, vary the numbers of its code."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.codes import interpolate_sheet
 
-    request = Request.single(model, prompt, label, n=n, size=size)
+    request = SamplingRequest.single(model, prompt, label, n=n, size=size)
     sheet, request = interpolate_sheet(images or [], request, steps, device=device)
     print_paths(write_sheet(sheet, request, output_file(out, images or [])))

@@ -12,7 +12,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
-from limner.contract.registry import Entry, build
+from limner.contract.registry import ModelEntry, build
 from limner.data.sources import NON_OPTION_FIELDS, PAIRS, source_kinds, source_types
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align_columns
@@ -25,7 +25,7 @@ _INDENT = " " * 6  # of an option's description
 _SECTIONS: dict[str, type] = {"train": TrainOptions, "evaluate": EvaluateOptions}
 
 
-def describe_model(entry: Entry) -> dict[str, Any]:
+def describe_model(entry: ModelEntry) -> dict[str, Any]:
     """Return name, family, paper, bundled weights and option schemas of a model as plain values."""
     document: dict[str, Any] = {
         "name": entry.name,
@@ -41,7 +41,7 @@ def describe_model(entry: Entry) -> dict[str, Any]:
     return document
 
 
-def models_text(entries: Sequence[Entry]) -> str:
+def models_text(entries: Sequence[ModelEntry]) -> str:
     """Return one line per model: name, family, summary, paper and bundled weights."""
     rows = [
         (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_names_of(e.name)))
@@ -52,7 +52,7 @@ def models_text(entries: Sequence[Entry]) -> str:
     )
 
 
-def options_text(entry: Entry) -> str:
+def options_text(entry: ModelEntry) -> str:
     """Return a model's paper and options, as they are typed, with defaults."""
     document = describe_model(entry)
     lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
@@ -130,7 +130,7 @@ def _option_lines(section: str, schema: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _training_lines(entry: Entry) -> list[str]:
+def _training_lines(entry: ModelEntry) -> list[str]:
     """Return commands that train a model on the bundled data and on other data: on labelled emoji,
     from a recipe, or on emoji with fewer levels or without labels."""
     command, options = f"limner train {entry.name}", "data.size=16"
@@ -174,7 +174,7 @@ def _other_data_lines(command: str, recipe: Recipe) -> list[str]:
     return [f"on other data: {lines[0]}", *lines[1:]]
 
 
-def _can_learn(entry: Entry, spec: ImageSpec) -> bool:
+def _can_learn(entry: ModelEntry, spec: ImageSpec) -> bool:
     """Whether a model can be built for pictures with this specification."""
     try:
         build(entry.name, spec)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Work
 from limner.contract.atomic_files import write_durably
@@ -48,7 +48,7 @@ class Painting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SetPlan:
     """The settings of a set.
 
     Picture i has the seed request.seed + i. Pictures take the prompts in turn, and the next class
@@ -62,7 +62,7 @@ class Plan:
         form: format of the files.
     """
 
-    request: Request
+    request: SamplingRequest
     prompts: tuple[str, ...]
     count: int
     shard: int = 1000
@@ -76,11 +76,11 @@ class Plan:
         """The numbers of a shard's pictures."""
         return range(shard * self.shard, min((shard + 1) * self.shard, self.count))
 
-    def requests(self, shard: int) -> list[Request]:
+    def requests(self, shard: int) -> list[SamplingRequest]:
         """Return one request for each picture of a shard."""
         return [self._request_of(i) for i in self.numbers(shard)]
 
-    def _request_of(self, i: int) -> Request:
+    def _request_of(self, i: int) -> SamplingRequest:
         labels = self.request.labels
         turn, index = divmod(i, max(len(self.prompts), 1))
         values = {
@@ -88,7 +88,7 @@ class Plan:
             "labels": (labels[turn % len(labels)],) if labels else (),
             "seed": self.request.seed + i,
         }
-        return Request.of(vars(self.request) | values)
+        return SamplingRequest.of(vars(self.request) | values)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that must match to continue a set; words and weights as hashes."""
@@ -100,7 +100,7 @@ class Plan:
         return layout | request | {"prompts and labels": words_hash.hexdigest(), "model": weights}
 
 
-class Painter:
+class SetPainter:
     """A worker that loads the model once, and paints one shard after another.
 
     Args:
@@ -108,7 +108,7 @@ class Painter:
         device: device to run on.
     """
 
-    def __init__(self, plan: Plan, device: str = "auto") -> None:
+    def __init__(self, plan: SetPlan, device: str = "auto") -> None:
         self.plan = plan
         self.model, self.sampler = open_model(plan.request, device)
 
@@ -129,17 +129,17 @@ class Painter:
 
 
 def paint_shards(
-    plan: Plan, numbers: Sequence[int], device: str = "auto"
+    plan: SetPlan, numbers: Sequence[int], device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
     """Paint shards of a plan, one after the other."""
     if numbers:
-        painter = Painter(plan, device)
+        painter = SetPainter(plan, device)
         for number in numbers:
             yield number, painter.do(number)
 
 
 def paint_shards_by_ray(
-    plan: Plan, numbers: Sequence[int], workers: int, address: str | None, device: str = "auto"
+    plan: SetPlan, numbers: Sequence[int], workers: int, address: str | None, device: str = "auto"
 ) -> Iterator[tuple[int, list[Painting]]]:
     """Paint shards of a plan with several processes, see `run_by_ray`.
 
@@ -152,10 +152,12 @@ def paint_shards_by_ray(
         return iter(())
     open_model(plan.request, "cpu")  # raise errors before the workers start
     arguments = plan, device
-    return run_by_ray(Painter, arguments, numbers, workers=workers, address=address, device=device)
+    return run_by_ray(
+        SetPainter, arguments, numbers, workers=workers, address=address, device=device
+    )
 
 
-def _row(request: Request) -> dict[str, Any]:
+def _row(request: SamplingRequest) -> dict[str, Any]:
     words = {"text": request.prompts[0]} if request.prompts else {}
     label = {"label": request.labels[0]} if request.labels else {}
     return words | label | {"seed": request.seed}
@@ -172,7 +174,7 @@ class SetFolder:
         LimnerError: the folder contains another set, a larger one, or other files.
     """
 
-    def __init__(self, out: Path, plan: Plan) -> None:
+    def __init__(self, out: Path, plan: SetPlan) -> None:
         self.out, self.plan = out, plan
         self._file = out / _STATE_FOLDER / "plan.json"
         if not self._file.exists():
@@ -257,7 +259,7 @@ def _members(painting: Painting) -> Iterator[tuple[str, bytes]]:
     yield f"{painting.name}.json", json.dumps(painting.row, ensure_ascii=False).encode()
 
 
-def checked_request(request: Request) -> Request:
+def checked_request(request: SamplingRequest) -> SamplingRequest:
     """Return the request with the name of each class, also for "all".
 
     Raises:

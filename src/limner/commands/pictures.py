@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.contract.atomic_files import write_durably
 from limner.contract.errors import writing
 from limner.data import png
@@ -38,7 +38,7 @@ class Sheet:
 
 def write_sheet(
     sheet: Sheet,
-    request: Request,
+    request: SamplingRequest,
     out: Path,
     *,
     separate: bool = False,

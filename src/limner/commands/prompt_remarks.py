@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.contract.editing import Follows
 from limner.contract.emphasis import read_emphasis
 from limner.contract.model import GenerativeModel
 from limner.nn.text import unseen_words
 
 
-def prompt_remarks(model: GenerativeModel, request: Request) -> Iterator[str]:
+def prompt_remarks(model: GenerativeModel, request: SamplingRequest) -> Iterator[str]:
     """Yield a line for words that were in no training caption."""
     if model.spec.text is None or isinstance(model, Follows):  # it has the words of its base
         return

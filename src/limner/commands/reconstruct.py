@@ -33,10 +33,10 @@ def reconstruct_command(
 ) -> None:
     """Show pictures, your own or from the data, above their reconstructions by a model."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.codes import reconstruct_sheet
 
-    request = Request.single(model, prompt, label, n=n)
+    request = SamplingRequest.single(model, prompt, label, n=n)
     sheet, request, error = reconstruct_sheet(images or [], request, device=device)
     remark = f"mean squared error {error:.4g} on the scale from -1 to 1"
     print_paths(write_sheet(sheet, request, output_file(out, images or [])), remark)

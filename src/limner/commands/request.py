@@ -38,7 +38,7 @@ _Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
 
 @dataclass(frozen=True)
-class Request:
+class SamplingRequest:
     """All settings that determine a sheet of pictures, as stored in a PNG.
 
     Args:
@@ -76,7 +76,7 @@ class Request:
     changes: tuple[_Text, ...] = ()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Request":
+    def of(cls, values: Mapping[str, Any]) -> "SamplingRequest":
         """Check plain values and make a request; the seed chooses words, and emoji become words."""
         request = cls(**validate_options(cls, {"sampler": {}, **values}, kind="setting"))
         if len(request.prompt_seeds) not in (0, len(request.prompts)):
@@ -94,13 +94,13 @@ class Request:
     @classmethod
     def single(
         cls, model: str | None, prompt: str | None, label: str | None, **settings: Any
-    ) -> "Request":
+    ) -> "SamplingRequest":
         """Make a request with at most one prompt and one label, for all pictures."""
         condition = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
         return cls.of({"model": model, **condition, **settings})
 
     @classmethod
-    def read(cls, path: Path | str) -> "Request":
+    def read(cls, path: Path | str) -> "SamplingRequest":
         """Read the request stored in a picture painted by limner.
 
         Raises:
@@ -143,7 +143,7 @@ class Request:
         repeated = condition.repeat(len(indices))
         return replace(repeated, label=indices.repeat(len(condition)))
 
-    def with_all_classes(self, spec: ImageSpec) -> "Request":
+    def with_all_classes(self, spec: ImageSpec) -> "SamplingRequest":
         """Return the request with the classes of a model in place of "all"."""
         is_all = spec.labels and "all" in self.labels and "all" not in spec.labels
         return replace(self, labels=spec.labels) if is_all else self
@@ -161,7 +161,7 @@ class Request:
             seeds += [first, *(Blend(first, s, self.vary) if self.vary else s for s in others)]
         return seeds
 
-    def for_picture(self, i: int) -> "Request":
+    def for_picture(self, i: int) -> "SamplingRequest":
         """Return the request for picture i of the sheet alone; a variation keeps its row."""
         row, column = divmod(i, self.n)
         prompts, labels = self.prompts, self.labels
@@ -185,7 +185,7 @@ class Request:
             return self.seed
         return self.prompt_seeds[row * len(self.prompt_seeds) // rows]
 
-    def with_sampler(self, sampler: Mapping[str, Any]) -> "Request":
+    def with_sampler(self, sampler: Mapping[str, Any]) -> "SamplingRequest":
         """Return the request with the sampler options that have a value or were typed as "none"."""
         values = {k: "none" if self.sampler.get(k) == "none" else v for k, v in sampler.items()}
         return replace(self, sampler={k: v for k, v in values.items() if v is not None})
@@ -238,7 +238,9 @@ def load_painter(path: Path | str, device: str) -> GenerativeModel:
     return model
 
 
-def sampler_options(model: GenerativeModel, path: Path | str, request: Request) -> dict[str, Any]:
+def sampler_options(
+    model: GenerativeModel, path: Path | str, request: SamplingRequest
+) -> dict[str, Any]:
     """Return the sampler options of a model: those of the request over those of its recipe.
 
     None means the recipe's value, as if the option were left out: a PNG file does not store it.
@@ -275,7 +277,9 @@ def sampler_options(model: GenerativeModel, path: Path | str, request: Request) 
     return options
 
 
-def open_model(request: Request, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
+def open_model(
+    request: SamplingRequest, device: str = "auto"
+) -> tuple[GenerativeModel, dict[str, Any]]:
     """Load the model of a request, and return it with its sampler options.
 
     Raises:

@@ -85,7 +85,7 @@ def sample_command(
 ) -> None:
     """Paint pictures with a trained model, as PNG files that store how they were made."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request, supported_options
+    from limner.commands.request import SamplingRequest, supported_options
     from limner.commands.sheets.instruct import is_instruction
     from limner.commands.sheets.sample import paint_sheet
     from limner.commands.sheets.upscale import Enlargement
@@ -101,7 +101,7 @@ def sample_command(
     }
     settings |= {"n": n, "seed": seed, "vary": vary, "size": size, "dtype": dtype}
     settings |= {"controls": control or None, "hints": [str(path) for path in hint or []] or None}
-    base = dict(vars(Request.read(like))) if like else {}
+    base = dict(vars(SamplingRequest.read(like))) if like else {}
     if words:
         base.pop("changes", None)  # they belong to the stored prompt
     if words or seed is not None:
@@ -111,7 +111,7 @@ def sample_command(
     if model and model != base.get("model"):
         sampler = supported_options(model, sampler, values.get("controls") or ())
     values["sampler"] = sampler | _strengths(strength) | options.get("sampler", {})
-    request = Request.of(_with_own_words(values))
+    request = SamplingRequest.of(_with_own_words(values))
     if not like:
         request = with_suited_model(request, request.prompts)
     if any(map(is_instruction, request.changes)):

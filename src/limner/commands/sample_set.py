@@ -34,23 +34,25 @@ def sample_set_command(
 ) -> None:
     """Paint a data set: any number of pictures, in shards, with one or more workers."""
     from limner.commands.picture_set import (
-        Plan,
         SetFolder,
+        SetPlan,
         checked_request,
         paint_shards,
         paint_shards_by_ray,
     )
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.suited_model import example_prompts, with_suited_model
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
     settings = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
     settings |= sampler
-    request = Request.of({key: value for key, value in settings.items() if value is not None})
+    request = SamplingRequest.of(
+        {key: value for key, value in settings.items() if value is not None}
+    )
     texts = _lines(prompts)
     request = checked_request(with_suited_model(request, example_prompts(texts, seed)))
-    plan = Plan(request, texts, count, shard, form)
+    plan = SetPlan(request, texts, count, shard, form)
     folder = SetFolder(out, plan)
     missing = folder.missing_shards()
     finished = len(plan.shards()) - len(missing)

@@ -35,10 +35,10 @@ def style_mix_command(
     """Mix styles: each picture is the one to its left, with the styles of some layers from the one
     above."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.style_mix import style_mix_sheet
 
-    request = Request.single(
+    request = SamplingRequest.single(
         model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler")
     )
     sheet, request, layer_slice = style_mix_sheet(

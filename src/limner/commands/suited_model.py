@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from limner.commands.request import Request, load_painter, option_names
+from limner.commands.request import SamplingRequest, load_painter, option_names
 from limner.contract.bundled import COMPOSER, DEFAULT, QUICK_COMPOSER, find_model
 from limner.contract.emoji_names import emoji_captions, spell_emoji
 from limner.contract.emphasis import read_emphasis
@@ -39,7 +39,7 @@ class Suggestion(NamedTuple):
         return f"{self.reason} (-m {self.model}{options})"
 
 
-def better_model(request: Request) -> Suggestion | None:
+def better_model(request: SamplingRequest) -> Suggestion | None:
     """Return the composing model, if a request for the default model has prompts that it suits
     better: they have more words than the name of one emoji, and it knows all of them.
     """
@@ -54,7 +54,7 @@ def better_model(request: Request) -> Suggestion | None:
     return Suggestion(reason, COMPOSER, dict(FEW_CANDIDATES))
 
 
-def with_suited_model(request: Request, prompts: Sequence[str]) -> Request:
+def with_suited_model(request: SamplingRequest, prompts: Sequence[str]) -> SamplingRequest:
     """Return the request; if it names no model, and the composing model suits the prompts, with
     that model and few candidates, or with its base for another size; the model is then reported.
 

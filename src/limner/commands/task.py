@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
 from limner.commands.prompt_remarks import prompt_remarks
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.commands.suited_model import better_model
 from limner.contract.abilities import Controlled
 from limner.contract.bundled import bundled_models, find_model
@@ -62,7 +62,7 @@ class Work:
     def of(
         model: GenerativeModel,
         sampler: Mapping[str, Any],
-        requests: Sequence[Request],
+        requests: Sequence[SamplingRequest],
         reports: Sequence[Callable[[str], None]] = (say,),
     ) -> "Work":
         """Combine one or more requests into one work.
@@ -125,7 +125,11 @@ class Work:
 
 
 def open_work(
-    request: Request, device: str = "auto", *, single: bool = False, task: "Task | None" = None
+    request: SamplingRequest,
+    device: str = "auto",
+    *,
+    single: bool = False,
+    task: "Task | None" = None,
 ) -> Work:
     """Load the model of a request, and return the work.
 
@@ -331,7 +335,7 @@ def _is_able(folder: Path, tasks: Collection[Task]) -> bool:
     )
 
 
-def with_stored_model(request: Request, picture: Path, *tasks: Task) -> Request:
+def with_stored_model(request: SamplingRequest, picture: Path, *tasks: Task) -> SamplingRequest:
     """Return the request; if it names no model, with the one stored in a picture, if that can do
     one of the tasks.
 

@@ -46,13 +46,13 @@ def translate_command(
     """Translate pictures from one domain to another; show each with its translation and
     back-translation."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.translate import translate_sheet
     from limner.data.picture_files import picture_files
 
     words, options = split_arguments(arguments, "sampler")
     files = picture_files([Path(word) for word in words])
-    request = Request.single(model, None, None, seed=seed, **options)
+    request = SamplingRequest.single(model, None, None, seed=seed, **options)
     if not out.suffix:
         paths = [output_file(out / f"{file.stem}.png", files) for file in files]
         if len(set(paths)) < len(paths):

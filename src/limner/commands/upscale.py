@@ -31,10 +31,10 @@ def upscale_command(
     device: Device = "auto",
 ) -> None:
     """Make pictures of any size larger; alpha and the frames of animations are kept."""
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.upscale import upscale_files
 
     words, options = split_arguments(arguments, "sampler")
-    request = Request.single(model, prompt, label, seed=seed, **options)
+    request = SamplingRequest.single(model, prompt, label, seed=seed, **options)
     files = [Path(word) for word in words]
     print_paths(upscale_files(files, request, factor, out=out, page=page, device=device))

@@ -35,10 +35,10 @@ def walk_command(
 ) -> None:
     """Interpolate from the picture of one seed to the picture of another."""
     from limner.commands.pictures import write_sheet
-    from limner.commands.request import Request
+    from limner.commands.request import SamplingRequest
     from limner.commands.sheets.walk import walk_sheet
 
     settings = {"seed": seed, "size": size, **only_options(arguments, "sampler")}
-    request = Request.single(model, prompt, label, **settings)
+    request = SamplingRequest.single(model, prompt, label, **settings)
     sheet, request = walk_sheet(request, other_seed, steps, device=device)
     print_paths(write_sheet(sheet, request, out))

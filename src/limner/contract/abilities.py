@@ -4,16 +4,16 @@ Each ability is a base class: the command line, the page and other models test f
 `issubclass` and `isinstance`. The abilities that change given pictures are in `editing`, the one
 that enlarges them is in `upscaling`.
 
-    Mixes       mixes the styles of several pictures, layer by layer
-    Attends     returns attention maps for the words of a prompt
-    Encodes     has a code for each picture (`limner.contract.codes`)
-    Translates  turns pictures of one domain into pictures of another
-    Upscales    makes pictures larger (`limner.contract.upscaling`)
-    Controlled  is conditioned on drawings, masks or other pictures
-    FirstStage  turns pictures into latent maps, in which another model can paint
-    Features    extracts features of pictures, as judges do
-    Exports     can be exported as a pipeline of diffusers
-    Foreign     was saved by another program
+    Mixes            mixes the styles of several pictures, layer by layer
+    Attends          returns attention maps for the words of a prompt
+    Encodes          has a code for each picture (`limner.contract.codes`)
+    Translates       turns pictures of one domain into pictures of another
+    Upscales         makes pictures larger (`limner.contract.upscaling`)
+    Controlled       is conditioned on drawings, masks or other pictures
+    FirstStage       turns pictures into latent maps, in which another model can paint
+    ExtractsFeatures extracts features of pictures, as judges do
+    Exports          can be exported as a pipeline of diffusers
+    Foreign          was saved by another program
 """
 
 from abc import abstractmethod
@@ -131,7 +131,7 @@ class FirstStage(GenerativeModel):
         """Return the picture of each latent map."""
 
 
-class Features(Learner):
+class ExtractsFeatures(Learner):
     """A learner that extracts features of pictures."""
 
     @abstractmethod

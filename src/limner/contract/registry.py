@@ -57,7 +57,7 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
     """A registered model.
 
     Args:
@@ -90,7 +90,7 @@ class Entry:
         return (self.model.__doc__ or "").strip().split("\n")[0]
 
 
-_entries: dict[str, Entry] = {}
+_entries: dict[str, ModelEntry] = {}
 
 
 def register(
@@ -141,7 +141,7 @@ def register(
             )
         _check_class(model)
         model.name = name
-        _entries[name] = Entry(name, family, paper, model, tiny or {}, file, train or {})
+        _entries[name] = ModelEntry(name, family, paper, model, tiny or {}, file, train or {})
         return model
 
     return enter
@@ -313,7 +313,7 @@ def _load_all() -> None:
     import_packages()
 
 
-def models() -> dict[str, Entry]:
+def models() -> dict[str, ModelEntry]:
     """Return all registered models that are trained here, in the order of the families."""
     _load_all()
     order = {family: i for i, family in enumerate(FAMILIES)}
@@ -321,13 +321,13 @@ def models() -> dict[str, Entry]:
     return dict(sorted(entries.items(), key=lambda item: (order[item[1].family], item[0])))
 
 
-def foreign() -> dict[str, Entry]:
+def foreign() -> dict[str, ModelEntry]:
     """Return the models that other programs trained, by the file that identifies their folders."""
     _load_all()
     return {e.file: e for e in _entries.values() if e.file}
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> ModelEntry:
     """Return a registered model by name.
 
     Raises:
@@ -339,7 +339,7 @@ def entry(name: str) -> Entry:
     return entries[name]
 
 
-def entry_of(name: str, file: Path) -> Entry:
+def entry_of(name: str, file: Path) -> ModelEntry:
     """Return a registered model by the name that a file has for it.
 
     Args:

@@ -17,7 +17,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError, one_line
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
-from limner.data.decode import Header, flatten, header, resize_to_fit
+from limner.data.decode import PictureHeader, flatten, header, resize_to_fit
 from limner.data.pictures import Entry, Listing, Source, map_pictures, none_in
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
@@ -201,7 +201,7 @@ class MixedReport:
 
 
 class _Inspection(NamedTuple):
-    head: Header
+    head: PictureHeader
     content: str
     thumb: UInt8[np.ndarray, "16 16"]
     tile: Image.Image
@@ -267,7 +267,7 @@ def _check_one(typed: str, options: dict[str, Any]) -> CheckReport:
     is_known = Tokenizer(text_spec()).encode([caption for _, caption in captioned]).any(1).tolist()
     report.unread = [pair for pair, known in zip(captioned, is_known) if not known]
 
-    heads: list[Header] = []
+    heads: list[PictureHeader] = []
     copies: defaultdict[str, list[str]] = defaultdict(list)
     thumbs: dict[str, np.ndarray] = {}  # of distinct pictures, by the name of the first copy
     by_size: dict[tuple[int, int], Entry] = {}

@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.sprites import Object, aspect
 
-SKILLS = {
+SKILL_SHARES = {
     "single": 0.22,
     "two": 0.14,
     "counting": 0.16,
@@ -92,7 +92,7 @@ class Scene:
     """An exact description of the contents of a picture.
 
     Args:
-        skill: one of `SKILLS`.
+        skill: one of `SKILL_SHARES`.
         style: artist of all objects.
         ground: one of `GROUNDS`.
         shade: number of the variant of the ground.

@@ -60,7 +60,7 @@ class UndecodableError(Exception):
     """Error for a file that is not a valid picture; the message is the reason."""
 
 
-class Header(NamedTuple):
+class PictureHeader(NamedTuple):
     """Properties of a picture, read before decoding; width and height when upright."""
 
     width: int
@@ -122,12 +122,12 @@ def check_pixels(option: str, size: tuple[int, int] | int | None) -> None:
         )
 
 
-def header(image: Image.Image) -> Header:
+def header(image: Image.Image) -> PictureHeader:
     """Return the properties of an opened picture."""
     orientation = _orientation(image)
     width, height = image.size[::-1] if orientation >= 5 else image.size
     animated = getattr(image, "is_animated", False)
-    return Header(width, height, image.mode, image.format or "", orientation > 1, animated)
+    return PictureHeader(width, height, image.mode, image.format or "", orientation > 1, animated)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -33,7 +33,7 @@ from limner.data.dataset import Dataset
 from limner.data.decode import (
     Fit,
     Half,
-    Header,
+    PictureHeader,
     UndecodableError,
     check_pixels,
     flatten,
@@ -367,7 +367,7 @@ def decode_pictures(source: Source, typed: str, listing: Listing | None = None) 
     return pictures
 
 
-def channels_of(source: Source, heads: Sequence[tuple[Entry, Header]]) -> int:
+def channels_of(source: Source, heads: Sequence[tuple[Entry, PictureHeader]]) -> int:
     """Return the requested number of channels; by default 1 if all pictures are grey, else 3."""
     return source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
 

@@ -19,7 +19,7 @@ class Colour(NamedTuple):
     hue: float
 
 
-COLOURS = {
+COLOUR_VALUES = {
     "red": Colour(0.58, 0.22, 27),
     "orange": Colour(0.74, 0.18, 55),
     "yellow": Colour(0.87, 0.17, 95),
@@ -84,13 +84,13 @@ def nearest_name(colour: Colour) -> str | None:
     """Return the name of a colour; None if no name is near enough, such as for beige."""
 
     def distance(name: str) -> float:
-        other = COLOURS[name]
+        other = COLOUR_VALUES[name]
         turn = np.deg2rad(colour.hue - other.hue)
         chroma = colour.chroma**2 + other.chroma**2
         chroma -= 2 * colour.chroma * other.chroma * np.cos(turn)
         return float(2 * chroma + 0.5 * (colour.lightness - other.lightness) ** 2)
 
-    name = min(COLOURS, key=distance)
+    name = min(COLOUR_VALUES, key=distance)
     return name if distance(name) < _MAX_COLOUR_DISTANCE else None
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from limner.data.captions import caption
 from limner.data.composition import Box, Scene, Thing, draw_below
 from limner.data.grounds import GROUNDS
-from limner.data.recolouring import COLOURS
+from limner.data.recolouring import COLOUR_VALUES
 from limner.data.sprites import Object, aspect
 
 EditKind = Literal["object", "colour"]
@@ -64,7 +64,7 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
     before = replace(scene, caption=write_caption(0, scene.things[0]))
     candidates: dict[EditKind, list[tuple[int, list[Thing]]]] = {"object": [], "colour": []}
     for place, thing in enumerate(scene.things):
-        other = next(colour for colour in COLOURS if colour != thing.colour)
+        other = next(colour for colour in COLOUR_VALUES if colour != thing.colour)
         names_colour = bool(thing.colour) and before.caption != write_caption(
             place, replace(thing, colour=other)
         )

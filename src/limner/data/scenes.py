@@ -40,7 +40,7 @@ from limner.data.composition import (
     COLOUR_COUNTS,
     MAX_THINGS,
     RELATIONS,
-    SKILLS,
+    SKILL_SHARES,
     STYLE_SHARES,
     Box,
     Composer,
@@ -120,7 +120,7 @@ class Scenes(Source):
 
     def shares(self) -> dict[str, float]:
         """Return the share of each skill."""
-        return read_shares(self.skills, SKILLS, "skill", "data.skills")
+        return read_shares(self.skills, SKILL_SHARES, "skill", "data.skills")
 
 
 def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> dict[str, float]:

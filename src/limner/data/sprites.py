@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from limner.contract.errors import LimnerError, unknown
-from limner.data.recolouring import COLOURS, Colour, nearest_name, recolour
+from limner.data.recolouring import COLOUR_VALUES, Colour, nearest_name, recolour
 
 STYLES = ("3d", "flat", "line", "noto")
 """The artists: Fluent Emoji in three styles, and Noto Emoji."""
@@ -44,7 +44,7 @@ class Object:
 
     def colours(self, style: str) -> tuple[str, ...]:
         """Return the colours that it can have in a style."""
-        return tuple(COLOURS) if self.ruling[style] else ()
+        return tuple(COLOUR_VALUES) if self.ruling[style] else ()
 
 
 @cache
@@ -128,7 +128,7 @@ def _sprite(name: str, style: str, colour: str | None) -> Image.Image:
         return image.convert("RGBa")
     ruling = next(thing for thing in objects() if thing.name == name).ruling[style]
     assert ruling is not None, "only objects with a dominant colour can be recoloured"
-    pixels = recolour(np.asarray(image), ruling, COLOURS[colour])
+    pixels = recolour(np.asarray(image), ruling, COLOUR_VALUES[colour])
     return Image.fromarray(pixels).convert("RGBa")
 
 
@@ -139,7 +139,7 @@ def sprite(name: str, style: str, colour: str | None, height: int, width: int) -
     Args:
         name: name of the object.
         style: one of `STYLES`.
-        colour: one of `COLOURS`; None for its own colours.
+        colour: one of `COLOUR_VALUES`; None for its own colours.
         height, width: size in pixels.
     """
     picture = _sprite(name, style, colour).resize((width, height), Image.Resampling.BOX)

@@ -99,7 +99,7 @@ class Stream:
         return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed, view, x)))
 
 
-class Ahead:
+class Prefetcher:
     """Batches by number, prefetched in a thread: those of the next step while this one runs.
 
     Each request of a step is expected again at the next step, `stride` numbers later. A prefetched

@@ -156,7 +156,7 @@ def zeros(layer: nn.Conv2d) -> nn.Conv2d:
 ALL_LABELS = (-math.inf, math.inf)
 
 
-class Settings(NamedTuple):
+class ControlSettings(NamedTuple):
     """Settings of controls.
 
     Args:
@@ -181,7 +181,7 @@ class ControlledNetwork(nn.Module):
     """
 
     def __init__(
-        self, base: UNet | PlainUNet, controls: Sequence[Control], settings: Settings
+        self, base: UNet | PlainUNet, controls: Sequence[Control], settings: ControlSettings
     ) -> None:
         super().__init__()
         self.base, self.controls, self.settings = base, nn.ModuleList(controls), settings

@@ -47,7 +47,7 @@ from limner.diffusion.controlled_network import (
     MAX_HALVINGS,
     Control,
     ControlledNetwork,
-    Settings,
+    ControlSettings,
 )
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.latent_diffusion import LatentDiffusion
@@ -280,7 +280,9 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         labels = self._labels(control_interval, options)
         if c.image is None or not any(weights):
             return self.base, replace(c, image=None, present=None)
-        network = ControlledNetwork(self.base_network, self.branches, Settings(weights, labels))
+        network = ControlledNetwork(
+            self.base_network, self.branches, ControlSettings(weights, labels)
+        )
         return with_network(self.base, network), self.with_hint(c)
 
     def _labels(

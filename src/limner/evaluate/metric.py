@@ -29,7 +29,7 @@ from limner.contract.registry import (
 )
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     count_groups,
     mean_interval,
     share_interval,
@@ -183,14 +183,11 @@ class Metric(ABC):
         Raises:
             NotApplicable: there are too few pictures.
         """
-        if (n := len(pictures)) < self.min_pictures:
-            advice = (
-                f"; give -n {self.min_pictures}" if isinstance(pictures, PaintedPictures) else ""
-            )
-            raise NotApplicable(
-                f"it needs at least {self.min_pictures} pictures, and {pictures.name} has {n}"
-                f"{advice}"
-            )
+        n, needed = len(pictures), self.min_pictures
+        if n < needed:
+            advice = f"; give -n {needed}" if isinstance(pictures, PaintedPictures) else ""
+            few = f"{pictures.name} has {n}{advice}"
+            raise NotApplicable(f"it needs at least {needed} pictures, and {few}")
 
     def skip_unless_named(self, reason: str) -> None:
         """Skip the metric, for the given reason, unless the user requested it by name.
@@ -201,9 +198,9 @@ class Metric(ABC):
         if not self.is_named:
             raise NotApplicable(reason)
 
-    def number(self, name: str, value: float | Estimate, n: int, **more: Any) -> Number:
+    def number(self, name: str, value: float | IntervalEstimate, n: int, **more: Any) -> Number:
         """Return a number of this metric, with its extractor and an estimate's interval."""
-        if isinstance(value, Estimate):
+        if isinstance(value, IntervalEstimate):
             more |= {"low": value.low, "high": value.high}
             value = value.value
         extractor = self.extractor.name if self.extractor else ""

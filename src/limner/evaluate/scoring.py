@@ -26,7 +26,7 @@ from limner.contract.registry import models
 from limner.data.dataset import Dataset
 from limner.data.decode import (
     BYTE_CAP,
-    Header,
+    PictureHeader,
     UndecodableError,
     header,
     is_grey,
@@ -281,7 +281,7 @@ class Scorer:
         channels, height, width = self.model.spec.shape
         fit, load_size = self.options.get("fit", "crop"), self.options.get("load_size")
 
-        def header_and_pixels(image: Image.Image) -> tuple[Header, UInt8[Tensor, "c h w"]]:
+        def header_and_pixels(image: Image.Image) -> tuple[PictureHeader, UInt8[Tensor, "c h w"]]:
             head = header(image)
             is_resized = (head.height, head.width) != (height, width)
             h, w = (load_size, load_size) if load_size and is_resized else (height, width)

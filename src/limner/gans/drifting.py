@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limner.contract.abilities import Features
+from limner.contract.abilities import ExtractsFeatures
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Learner, Turn
@@ -83,7 +83,7 @@ class Drifting(GenerativeModel):
         super().__init__()
         if min(spec.height, spec.width) < 8:
             raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
-        if judge is not None and not isinstance(judge, Features):
+        if judge is not None and not isinstance(judge, ExtractsFeatures):
             raise LimnerError(f"{judge.name} models see no features; give a judge, such as a lenet")
         if judge is not None and judge.spec.channels != spec.channels:
             raise LimnerError("the judge sees pictures with other channels; give data.channels")
@@ -124,7 +124,7 @@ class Drifting(GenerativeModel):
     def features(self, x: Images) -> list[Points]:
         """Return the kinds of features: pixels, means of squares of pixels, a judge's features."""
         kinds = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARE_SIDES]
-        if isinstance(self.judge, Features):
+        if isinstance(self.judge, ExtractsFeatures):
             kinds.append(self.judge.features(x).float())
         return kinds
 

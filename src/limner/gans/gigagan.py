@@ -41,7 +41,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME_LOSS, variety
-from limner.gans.gigagan_networks import Synthesis, Words
+from limner.gans.gigagan_networks import Synthesis, WordVectors
 from limner.gans.losses import discriminate, game_formula, mean_probabilities, non_saturating
 from limner.gans.modulation import equalise
 from limner.gans.multi_scale_critic import (
@@ -291,10 +291,10 @@ class GigaGAN(StyleModel):
         return x.float().clamp(-1, 1)
 
 
-def _words(signal: Signal) -> Words | None:
+def _words(signal: Signal) -> WordVectors | None:
     if signal.tokens is None or signal.mask is None:
         return None
-    return Words(signal.tokens, signal.mask)
+    return WordVectors(signal.tokens, signal.mask)
 
 
 def _blend(first: Signal, second: Signal, amount: Float[Tensor, "n"]) -> Signal:

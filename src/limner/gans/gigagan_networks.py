@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from limner.contract.image import Images, ImageSpec
 from limner.contract.noise import Noise
 from limner.gans.adversarial_model import by_pixel
-from limner.gans.modulation import Linear, ModulatedConv, equalise
+from limner.gans.modulation import EqualisedLinear, ModulatedConv, equalise
 from limner.gans.resampling import upsample
 from limner.gans.stylegan2_networks import Layer, Styles
 from limner.nn.attention import Attention
@@ -64,7 +64,7 @@ class AdaptiveConv(ModulatedConv):
     ) -> None:
         super().__init__(channels, out, kernel, style, demodulate=demodulate, doubling=doubling)
         self.weight = nn.Parameter(torch.randn(bank, out, channels, kernel, kernel))
-        self.choose = Linear(style, bank)
+        self.choose = EqualisedLinear(style, bank)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"]
@@ -125,9 +125,9 @@ class L2Attention(nn.Module):
         super().__init__()
         most_heads = max(channels // head_dim, 1)
         self.heads = next(heads for heads in range(most_heads, 0, -1) if channels % heads == 0)
-        self.query = Linear(channels, channels)
-        self.out = Linear(channels, channels)
-        self.style = None if style is None else Linear(style, channels)
+        self.query = EqualisedLinear(channels, channels)
+        self.out = EqualisedLinear(channels, channels)
+        self.style = None if style is None else EqualisedLinear(style, channels)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"] | None = None
@@ -153,7 +153,7 @@ class L2Attention(nn.Module):
         return self.out(values)
 
 
-class Words(NamedTuple):
+class WordVectors(NamedTuple):
     """The words of a text, for cross-attention.
 
     Args:
@@ -213,12 +213,14 @@ class Synthesis(nn.Module):
         self.offset = nn.Parameter(torch.zeros(len(widths), spec.channels, 1, 1))
         self.layer_count = 2 * len(widths)
 
-    def forward(self, w: Styles, words: Sequence[Words | None], noise: Noise | None) -> Images:
+    def forward(
+        self, w: Styles, words: Sequence[WordVectors | None], noise: Noise | None
+    ) -> Images:
         """Return the picture, not limited to [-1, 1]."""
         return deque(self.sizes(w, words, noise), maxlen=1).pop()
 
     def sizes(
-        self, w: Styles, words: Sequence[Words | None], noise: Noise | None
+        self, w: Styles, words: Sequence[WordVectors | None], noise: Noise | None
     ) -> Iterator[Images]:
         """Yield the picture at each size, smallest first.
 

@@ -43,7 +43,7 @@ from limner.contract.registry import register
 from limner.contract.upscaling import Upscales, check_small, resize
 from limner.gans.adversarial_model import GAME_LOSS, Adversarial, by_pixel, variety
 from limner.gans.gigagan import DEFAULT_OPTIONS, PAPER
-from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words
+from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, WordVectors
 from limner.gans.losses import (
     Scalar,
     discriminate,
@@ -121,7 +121,7 @@ class Enlarger(nn.Module):
         x: Float[Tensor, "b c h w"],
         level: Float[Tensor, "b"],
         w: Float[Tensor, "b style"],
-        words: Words | None,
+        words: WordVectors | None,
         noise: Noise,
     ) -> Pyramid:
         """Return the pictures, largest first, not limited to [-1, 1].
@@ -293,7 +293,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
         w = self.mapping.style_of(noise.normal(self.latent).to(x), signal.vector)
         words = None
         if signal.tokens is not None and signal.mask is not None:
-            words = Words(signal.tokens, signal.mask)
+            words = WordVectors(signal.tokens, signal.mask)
         scaled = 2 * level / (self.augmentation or 1.0) - 1
         return self.enlarger(noisy, scaled, w, words, noise)
 

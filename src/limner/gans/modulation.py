@@ -34,7 +34,7 @@ def activate(x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
     return F.leaky_relu(x, 0.2) * _GAIN
 
 
-class Linear(nn.Module):
+class EqualisedLinear(nn.Module):
     """y = m (W x / sqrt(n) + b), W drawn from N(0, 1 / m^2).
 
     Args:
@@ -63,7 +63,7 @@ def equalise(module: nn.Module) -> None:
     """
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            layer = Linear(child.in_features, child.out_features)
+            layer = EqualisedLinear(child.in_features, child.out_features)
             with torch.no_grad():
                 layer.weight.copy_(child.weight / layer.scale)
                 layer.bias.copy_(child.bias)
@@ -123,7 +123,7 @@ class ModulatedConv(nn.Module):
         doubling: bool = False,
     ) -> None:
         super().__init__()
-        self.affine = Linear(style, channels, bias=1.0)
+        self.affine = EqualisedLinear(style, channels, bias=1.0)
         self.weight = nn.Parameter(torch.randn(out, channels, kernel, kernel))
         self.scale = 1 / math.sqrt(channels * kernel**2)
         self.demodulate, self.doubling, self.border = demodulate, doubling, kernel // 2

@@ -33,7 +33,7 @@ from limner.contract.noise import Noise
 from limner.gans.adversarial_model import by_pixel
 from limner.gans.gigagan_networks import L2Attention
 from limner.gans.losses import Scalar, discriminate
-from limner.gans.modulation import Conv, Linear, ModulatedConv, activate, equalise
+from limner.gans.modulation import Conv, EqualisedLinear, ModulatedConv, activate, equalise
 from limner.gans.stylegan2_networks import CriticBlock, deviation
 from limner.nn.condition import Conditioner
 
@@ -108,7 +108,7 @@ class MultiScaleCritic(nn.Module):
         )
         self.conv = Conv(last + 1, last, 3)
         positions = (spec.height >> self.depth) * (spec.width >> self.depth)
-        self.features = Linear(last * positions, last)
+        self.features = EqualisedLinear(last * positions, last)
         self.conditioner = Conditioner(spec, condition)
         equalise(self.conditioner)
         condition = condition if spec.labels or spec.text else 0

@@ -22,7 +22,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.noise import Noise
 from limner.gans.adversarial_model import by_pixel
-from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
+from limner.gans.modulation import Conv, EqualisedLinear, ModulatedConv, activate
 from limner.gans.resampling import downsample, upsample
 from limner.nn.condition import Conditioner
 
@@ -68,7 +68,9 @@ class Mapping(nn.Module):
         self.conditioner = Conditioner(spec, latent)
         extra = latent if spec.labels or spec.text else 0
         widths = [latent + extra, *[style] * depth]
-        self.layers = nn.ModuleList(Linear(n, m, _MAPPING_RATE) for n, m in pairwise(widths))
+        self.layers = nn.ModuleList(
+            EqualisedLinear(n, m, _MAPPING_RATE) for n, m in pairwise(widths)
+        )
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
         """Return the style of each z."""
@@ -191,8 +193,8 @@ class Critic(nn.Module):
         self.blocks = nn.ModuleList(CriticBlock(n, m) for n, m in pairwise(widths))
         self.conv = Conv(last + 1, last, 3)
         pixels = (spec.height >> len(self.blocks)) * (spec.width >> len(self.blocks))
-        self.features = Linear(last * pixels, last)
-        self.score = Linear(last, 1)
+        self.features = EqualisedLinear(last * pixels, last)
+        self.score = EqualisedLinear(last, 1)
         self.conditioner = Conditioner(spec, last)
 
     def forward(self, x: Images, c: Condition, batches: int = 1) -> Float[Tensor, "b"]:

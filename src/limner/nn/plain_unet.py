@@ -12,7 +12,7 @@ from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.nn.unet import Encoder, Features, Stage, check_halvings, copy_parts, time_vector
+from limner.nn.unet import Encoder, Stage, UNetFeatures, check_halvings, copy_parts, time_vector
 from limner.nn.upsampling import upsample_conv
 
 
@@ -41,7 +41,7 @@ class PlainEncoder(Encoder):
         label: Float[Tensor, "b"],
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"] | None = None,
-    ) -> Features:
+    ) -> UNetFeatures:
         """Return the features of a picture: `Encoder.encode`."""
         vector = time_vector(self.time, label, signal)
         if signal.planes is not None:
@@ -56,7 +56,9 @@ class PlainEncoder(Encoder):
             if level < len(self.downsample):
                 h = self.downsample[level](h)
                 skips.append(h)
-        return Features(skips, self.after(self.middle(h, vector, signal), vector), vector, signal)
+        return UNetFeatures(
+            skips, self.after(self.middle(h, vector, signal), vector), vector, signal
+        )
 
 
 class PlainUNet(PlainEncoder):
@@ -137,11 +139,11 @@ class PlainUNet(PlainEncoder):
         condition."""
         return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
 
-    def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
+    def decode(self, features: UNetFeatures) -> Float[Tensor, "b out h w"]:
         """Return the output, given the features of `encode`; see `UNet.decode`."""
         return self.paint(self.last(features))
 
-    def last(self, features: Features) -> Float[Tensor, "b c h w"]:
+    def last(self, features: UNetFeatures) -> Float[Tensor, "b c h w"]:
         """Return the features that the output is computed from."""
         skips, h, vector, signal = list(features.skips), *features[1:]
         for level, stages in enumerate(self.up):

@@ -91,7 +91,7 @@ class Stage(nn.Module):
         return x
 
 
-class Features(NamedTuple):
+class UNetFeatures(NamedTuple):
     """The output of a U-Net's encoder, which its decoder needs.
 
     Args:
@@ -106,7 +106,7 @@ class Features(NamedTuple):
     vector: Float[Tensor, "b d"]
     signal: Signal
 
-    def plus(self, residuals: Sequence[Tensor]) -> "Features":
+    def plus(self, residuals: Sequence[Tensor]) -> "UNetFeatures":
         """Add residuals: one for each of `skips`, then one for `middle`."""
         skips = [h + residual for h, residual in zip(self.skips, residuals[:-1], strict=True)]
         return self._replace(skips=skips, middle=self.middle + residuals[-1])
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
         label: Float[Tensor, "b"],
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"] | None = None,
-    ) -> Features:
+    ) -> UNetFeatures:
         """Return the features of a picture.
 
         Args:
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
                 h = stage(h, vector, signal)
                 skips.append(h)
             h = downsample(h)
-        return Features(skips, self.middle(h, vector, signal), vector, signal)
+        return UNetFeatures(skips, self.middle(h, vector, signal), vector, signal)
 
 
 def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
@@ -256,12 +256,12 @@ class UNet(Encoder):
         condition."""
         return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
 
-    def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
+    def decode(self, features: UNetFeatures) -> Float[Tensor, "b out h w"]:
         """Return the output, given the features of `encode`; a control adds to them, see
-        `Features.plus`."""
+        `UNetFeatures.plus`."""
         return self.paint(self.last(features))
 
-    def last(self, features: Features) -> Float[Tensor, "b c hh ww"]:
+    def last(self, features: UNetFeatures) -> Float[Tensor, "b c hh ww"]:
         """Return the features that the output is computed from, patch by patch."""
         skips, h, vector, signal = list(features.skips), *features[1:]
         for stages, upsample in zip(self.up, self.upsample):

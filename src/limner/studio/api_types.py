@@ -99,7 +99,7 @@ class Cell(Strict):
     names: Annotated[list[Words], Field(max_length=3)] = Field(default_factory=list)
 
 
-class Request(Strict):
+class JobRequest(Strict):
     """A request for a job."""
 
     model: Name = "emoji"
@@ -132,7 +132,7 @@ def with_chosen_words(params: Params, folder: Path) -> Params:
     return params.model_copy(update=texts)
 
 
-def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
+def check(request: JobRequest, models: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that a model can do what is requested.
 
     Raises:
@@ -171,7 +171,7 @@ _TASKS_WITH_CHANGES = ("paint", "reword")
 
 
 def _with_controls(
-    request: Request, model: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
+    request: JobRequest, model: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
     """Return the description of a model with the controls of a request on top of it.
 
@@ -189,7 +189,7 @@ def _with_controls(
     return {**model, **{key: control[key] for key in ("schema", "hint")}, "condition": "required"}
 
 
-def _check_size(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+def _check_size(request: JobRequest, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     if not model["sizes"] or not task["sized"] or request.params.controls:
         raise LimnerError("this model or task has one size; leave the size out")
     if request.params.size not in model["sizes"]:
@@ -200,7 +200,7 @@ def _is_label(label: str, labels: list[str]) -> bool:
     return label in labels or (label.isdecimal() and label.isascii() and int(label) < len(labels))
 
 
-def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+def _check_inputs(request: JobRequest, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     inputs = dict(task["inputs"])
     if model["hint"] and request.task == "paint":
         count = bool(model.get("over")) + len(request.params.controls)
@@ -246,7 +246,7 @@ def check_values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any])
     raise LimnerError(f"{kind} {name}={value[:60]} {message}")
 
 
-def batch_key(request: Request, stamp: str) -> str:
+def batch_key(request: JobRequest, stamp: str) -> str:
     """Return a key that is equal for jobs that may share a batch; empty for a job that is alone."""
     params = request.params
     if request.task != "paint" or request.inputs or params.vary or params.changes:
@@ -326,7 +326,7 @@ class PicturePage(BaseModel):
     job: JobAnswer | None
 
 
-class Edit(PictureAnswer):
+class EditAnswer(PictureAnswer):
     """A picture, and the picture from which it was made: its parent."""
 
     parent: str | None
@@ -334,10 +334,10 @@ class Edit(PictureAnswer):
     task: str
 
 
-class Edits(BaseModel):
+class EditTree(BaseModel):
     """A picture without a parent, and all pictures made from it, the oldest first."""
 
-    pictures: list[Edit]
+    pictures: list[EditAnswer]
 
 
 class Uploaded(BaseModel):
@@ -350,7 +350,7 @@ class Uploaded(BaseModel):
     settings: Values | None
 
 
-class Models(BaseModel):
+class ModelsAnswer(BaseModel):
     """The models that paint, why others cannot be used, and why nothing is painted, if so."""
 
     model_config = ConfigDict(protected_namespaces=())

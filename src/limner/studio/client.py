@@ -26,7 +26,7 @@ _TEMPORARY_STATUSES = (429, 502, 503, 504)  # status codes of errors that pass w
 _PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect to a stream of events
 
 
-class Event(NamedTuple):
+class ReceivedEvent(NamedTuple):
     """An event of a job.
 
     Args:
@@ -112,7 +112,7 @@ class Client:
         answer = self._ask("POST", "/api/v1/jobs", json.dumps(job).encode(), key)
         return json.loads(answer)["id"]
 
-    def watch(self, id: str) -> Iterator[Event]:
+    def watch(self, id: str) -> Iterator[ReceivedEvent]:
         """Yield the events of a job until it is over; a broken stream is resumed.
 
         Raises:
@@ -128,7 +128,7 @@ class Client:
                         continue
                     last_id, name, data = event
                     image = base64.b64decode(data.pop("webp", ""))
-                    yield Event(name, data, image)
+                    yield ReceivedEvent(name, data, image)
                     if name == "failed":
                         raise _error_of_problem(data)
                     if name in ("done", "cancelled"):

@@ -12,7 +12,7 @@ def parent_of(job: Job | None) -> str | None:
     return (job.inputs.get("parent") or job.inputs.get("image")) if job else None
 
 
-def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
+def tree(store: Store, picture: Picture) -> list[api_types.EditAnswer]:
     """Return the picture at the root of a chain of edits, and all pictures made from it. The oldest
     is first, and a parent comes before its children.
 
@@ -44,7 +44,9 @@ def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
     return edits[:_MAX_PICTURES]
 
 
-def _edit(picture: Picture, job: Job | None, parent: str | None) -> api_types.Edit:
+def _edit(picture: Picture, job: Job | None, parent: str | None) -> api_types.EditAnswer:
     fields = api_types.picture_answer(picture, job.id if job else None).model_dump()
     changes = job.params.get("changes", []) if job else []
-    return api_types.Edit(**fields, parent=parent, changes=changes, task=job.task if job else "")
+    return api_types.EditAnswer(
+        **fields, parent=parent, changes=changes, task=job.task if job else ""
+    )

@@ -15,7 +15,7 @@ QUEUE_ORDER = (func.coalesce(Job.rank, 0), Job.number)
 
 
 @dataclass(frozen=True)
-class Ahead:
+class WorkAhead:
     """The jobs that are painted before a job.
 
     Args:
@@ -26,10 +26,10 @@ class Ahead:
     jobs: int
     pictures: Mapping[str, int]
 
-    def with_job(self, job: Job) -> "Ahead":
+    def with_job(self, job: Job) -> "WorkAhead":
         """Return these counts with a further job added."""
         pictures = self.pictures.get(job.model, 0) + pictures_of(job)
-        return Ahead(self.jobs + 1, {**self.pictures, job.model: pictures})
+        return WorkAhead(self.jobs + 1, {**self.pictures, job.model: pictures})
 
 
 def pictures_of(job: Job) -> int:
@@ -37,16 +37,16 @@ def pictures_of(job: Job) -> int:
     return job.params.get("n", 1)
 
 
-def with_jobs_ahead(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
+def with_jobs_ahead(jobs: Iterable[Job]) -> Iterator[tuple[Job, WorkAhead]]:
     """Yield jobs in the given order, each with the counts of the jobs ahead of it."""
-    before = Ahead(0, {})
+    before = WorkAhead(0, {})
     for job in jobs:
         yield job, before
         if job.state in (WAITING, RUNNING):
             before = before.with_job(job)
 
 
-def jobs_ahead(session: Session, job: Job) -> Ahead:
+def jobs_ahead(session: Session, job: Job) -> WorkAhead:
     """Count the jobs that are painted before a waiting job."""
     rank = job.rank or 0
     sooner = or_(QUEUE_ORDER[0] < rank, and_(QUEUE_ORDER[0] == rank, Job.number < job.number))
@@ -54,7 +54,7 @@ def jobs_ahead(session: Session, job: Job) -> Ahead:
     count: ColumnElement[int] = func.coalesce(Job.params["n"].as_integer(), 1)
     query = select(Job.model, func.count(), func.sum(count)).group_by(Job.model)
     rows = session.execute(query.where(before, Job.number != job.number)).all()
-    return Ahead(sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows})
+    return WorkAhead(sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows})
 
 
 def next_batch(

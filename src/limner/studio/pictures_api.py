@@ -153,10 +153,10 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
             job=api_types.job_answer(job, pictures),
         )
 
-    @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
+    @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.EditTree)
     async def edits_of(picture: KnownPicture) -> Any:
         """Return the picture at the root of a chain of edits, and all pictures made from it."""
-        return api_types.Edits(pictures=await in_thread(edits.tree, studio.store, picture))
+        return api_types.EditTree(pictures=await in_thread(edits.tree, studio.store, picture))
 
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer

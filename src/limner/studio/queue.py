@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from limner.studio.background import in_slow_thread, in_thread, log
 from limner.studio.events import Channel
-from limner.studio.order import Ahead, with_jobs_ahead
+from limner.studio.order import WorkAhead, with_jobs_ahead
 from limner.studio.problems import Problem, as_refusal, is_temporary
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
@@ -45,7 +45,7 @@ class Queue:
 
     # Requests -----------------------------------------------------------------------------------
 
-    async def submit(self, job: Job) -> tuple[Job, Ahead]:
+    async def submit(self, job: Job) -> tuple[Job, WorkAhead]:
         """Put a job in the queue. Returns it, or the one that is there, and what is ahead of it."""
         job = await in_thread(self._store.submit, job)
         self.wake.set()
@@ -87,7 +87,7 @@ class Queue:
             channel.tell("paused", paused=paused)
         await self._tell_positions()
 
-    def eta(self, job: Job, ahead: Ahead) -> float | None:
+    def eta(self, job: Job, ahead: WorkAhead) -> float | None:
         """Estimate the seconds until a waiting job is done, from the pace of earlier pictures. None
         if its model has not painted yet, or while the queue is paused.
         """
@@ -219,7 +219,7 @@ class Queue:
             self._end(job.id, job.state, **(job.error or job.notes or {}))
         return channel
 
-    def _open(self, job: Job, ahead: Ahead) -> Channel:
+    def _open(self, job: Job, ahead: WorkAhead) -> Channel:
         """Open the channel of a job, with the events of its present state."""
         channel = self._channels[job.id] = Channel()
         channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))

@@ -132,7 +132,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         response_model=api_types.Accepted,
     )
     async def submit(
-        request: api_types.Request,
+        request: api_types.JobRequest,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9_-]{8,80}$")] = None,
     ) -> Any:
         """Submit a job. With an Idempotency-Key, a repeated request counts once."""
@@ -227,7 +227,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
-    @app.get("/api/v1/models", responses=errors(), response_model=api_types.Models)
+    @app.get("/api/v1/models", responses=errors(), response_model=api_types.ModelsAnswer)
     async def models(
         response: Response, if_none_match: Annotated[str | None, Header(max_length=200)] = None
     ) -> Any:
@@ -247,7 +247,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "queue": studio.settings.queue,
             "token": bool(studio.settings.token),
         }
-        return api_types.Models(
+        return api_types.ModelsAnswer(
             models=[*studio.models.descriptions.values()],
             broken=dict(studio.models.broken),
             ready=studio.ready,

@@ -99,7 +99,7 @@ class Store:
         with self._reading() as session:
             return session.scalar(select(Job).where(Job.id == id))
 
-    def jobs_ahead(self, job: Job) -> order.Ahead:
+    def jobs_ahead(self, job: Job) -> order.WorkAhead:
         """Count the jobs that are painted before a waiting job."""
         with self._reading() as session:
             return order.jobs_ahead(session, job)

@@ -110,7 +110,7 @@ class Training(BaseModel):
     samples: list[int] = []
 
 
-class Trainings(BaseModel):
+class TrainingsAnswer(BaseModel):
     """All trainings, and the models that can be trained."""
 
     trainings: list[Training]
@@ -206,11 +206,11 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
         return Training(**description)
 
-    @app.get("/api/v1/trainings", responses=errors(), response_model=Trainings)
+    @app.get("/api/v1/trainings", responses=errors(), response_model=TrainingsAnswer)
     async def all_trainings() -> Any:
         """List every run below the studio's root, and the models that can be trained."""
         answers = [Training(**each) for each in await in_slow_thread(trainings.all)]
-        return Trainings(trainings=answers, models=studio.models.trainable_models)
+        return TrainingsAnswer(trainings=answers, models=studio.models.trainable_models)
 
     @app.post(
         "/api/v1/trainings",

@@ -52,8 +52,8 @@ def _one_line(choice: str) -> str:
 Choice = Annotated[str, Field(max_length=MAX_CHOICE_LETTERS), AfterValidator(_one_line)]
 
 
-class Words(BaseModel):
-    """Words, the most likely first."""
+class Completions(BaseModel):
+    """Completions of a word, the most likely first."""
 
     words: list[str]
 
@@ -107,7 +107,7 @@ def add_words(app: FastAPI, studio: Studio) -> None:
     """Add the routes for completion, and for lists of words."""
     root = studio.settings.root
 
-    @app.get("/api/v1/words", responses=errors(), response_model=Words)
+    @app.get("/api/v1/words", responses=errors(), response_model=Completions)
     async def words(
         start: Annotated[str, Query(min_length=2, max_length=40)],
         limit: Annotated[int, Query(ge=1, le=50)] = 8,
@@ -116,7 +116,7 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         lists = (
             await in_slow_thread(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
         )
-        return Words(words=await in_slow_thread(completions, start, limit, lists))
+        return Completions(words=await in_slow_thread(completions, start, limit, lists))
 
     async def answer() -> WordLists:
         entries = await in_slow_thread(own_lists, own_lists_folder(root))

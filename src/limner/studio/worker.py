@@ -28,7 +28,7 @@ import torch
 
 from limner.commands.hints import read_hints
 from limner.commands.request import (
-    Request,
+    SamplingRequest,
     as_control,
     at_size,
     load_painter,
@@ -301,7 +301,7 @@ class _Batch:
             self.worker.write(document | {"id": job["id"]})
 
 
-def _refuse_files(model: GenerativeModel, request: Request) -> None:
+def _refuse_files(model: GenerativeModel, request: SamplingRequest) -> None:
     """Refuse options that name files of this machine, which only the command line may give.
 
     Raises:
@@ -313,10 +313,10 @@ def _refuse_files(model: GenerativeModel, request: Request) -> None:
             raise LimnerError(f"sampler.{name} names a file; give it on the command line")
 
 
-def _request_of(job: Document) -> Request:
+def _request_of(job: Document) -> SamplingRequest:
     params = job["params"]
     fields = {key: params[key] for key in ("seed", "vary", "dtype", "sampler") if key in params}
-    return Request.single(
+    return SamplingRequest.single(
         job["model"],
         params.get("prompt"),
         params.get("label"),

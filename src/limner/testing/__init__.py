@@ -13,7 +13,7 @@ images), it must either refuse it with a LimnerError, or remove it from its `spe
 
 from collections.abc import Callable
 
-from limner.contract.abilities import Features
+from limner.contract.abilities import ExtractsFeatures
 from limner.contract.errors import LimnerError
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel
@@ -55,7 +55,7 @@ def checks_for(case: Case) -> list[Callable[[Case], None]]:
     exempt = {
         check_paints: not is_generative,
         check_last_frame: not is_generative,
-        check_any_batch: not issubclass(case.model, (GenerativeModel, Features)),
+        check_any_batch: not issubclass(case.model, (GenerativeModel, ExtractsFeatures)),
         check_condition: not is_generative or not has_conditions,
         check_accumulates: case.model.couples_batch,
         check_entropy_floor: not issubclass(case.model, LikelihoodModel),

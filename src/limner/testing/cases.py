@@ -17,7 +17,7 @@ from limner.contract.layout import layout_spec
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Noise
-from limner.contract.registry import Entry, entry
+from limner.contract.registry import ModelEntry, entry
 from limner.contract.text import text_spec
 
 _LABELS = {"labels": ("one", "two", "three"), "frequencies": (0.5, 0.3, 0.2)}
@@ -186,7 +186,7 @@ def likelihood(model: LikelihoodModel, x: Images, c: Condition, noise: Noise) ->
     return model.log_prob(x, c, noise=noise, **options)
 
 
-def cases(of: Entry) -> list[Case]:
+def cases(of: ModelEntry) -> list[Case]:
     """Return a registered model on each kind of data that it takes, at the smallest possible size.
 
     The configuration is the `tiny` of its registration, where {"model": NAME} means a nested
@@ -204,7 +204,7 @@ def cases(of: Entry) -> list[Case]:
     return [case_of(of, "grey", _DATA["grey"])]
 
 
-def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
+def _smallest(of: ModelEntry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
     case = case_of(of, kind, spec)
     for size, levels in itertools.product(_SIZES, _LEVELS):
         side = spec.hint and size * spec.hint.height // spec.height
@@ -217,7 +217,7 @@ def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | No
     return case, None
 
 
-def case_of(of: Entry, kind: str, spec: ImageSpec) -> Case:
+def case_of(of: ModelEntry, kind: str, spec: ImageSpec) -> Case:
     """Return a registered model, small, on data with a specification.
 
     Args:

@@ -100,7 +100,7 @@ class Law(Dataset):
         return [_NAMES[label] for label in self.labels[indices].tolist()]
 
 
-class Linear:
+class LinearExtractor:
     """An extractor for such pictures: a projection, and the distances from the templates."""
 
     name, fingerprint = "linear", "linear-1"
@@ -122,7 +122,7 @@ class Linear:
         return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[index]).T
 
 
-class Normal(LikelihoodModel):
+class NormalModel(LikelihoodModel):
     """A model with a normal law of pixels; its own pictures are not used by any metric."""
 
     name = "normal"
@@ -185,14 +185,14 @@ def setting_of_law(metric: type[Metric], seeds: dict[Redrawn, int], fault: float
     subject = RealPictures(Law(PICTURES, 3 * seeds["subject"], fault=fault), name="subject")
     held_out = RealPictures(Law(PICTURES, 3 * seeds["reference"] + 1), name="reference")
     training = RealPictures(Law(2 * PICTURES, 3 * seeds["training"] + 2, True), name="training")
-    model = Normal(subject.spec) if "likelihood" in metric.reads else None
+    model = NormalModel(subject.spec) if "likelihood" in metric.reads else None
     return Setting(
         Candidate("law", subject.fingerprint, model),
         Reference(held_out, training, held_out),
         subject,
         0,
         torch.device("cpu"),
-        Linear(),
+        LinearExtractor(),
         has_logits=True,
     )
 

@@ -18,7 +18,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel, Learner
-from limner.contract.registry import Entry, build, models
+from limner.contract.registry import ModelEntry, build, models
 from limner.evaluate.tables import markdown
 from limner.nn.precision import has_bfloat16
 from limner.testing.cases import Case, cases, conditions_for, paint, toy_data
@@ -34,7 +34,7 @@ _SIDE, _BATCH, _SECONDS = 32, 64, 3.0
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceResult:
     """The result of one model on the device.
 
     Args:
@@ -67,7 +67,7 @@ class Row:
         return (mark + self.model, levels, f"{self.loss:.1e}", "yes" if self.resumes else "no")
 
 
-def compare(of: Entry, device: torch.device) -> Row:
+def compare(of: ModelEntry, device: torch.device) -> DeviceResult:
     """Compare a model on the device and on the CPU, on the first data that it takes."""
     case = cases(of)[0]
     try:
@@ -77,12 +77,12 @@ def compare(of: Entry, device: torch.device) -> Row:
         on_device, on_cpu = (_loop(case, place) for place in (device, _CPU))
         losses = [_first_loss(loop.advance()) for loop in (on_device, on_cpu)]
         loss = abs(losses[0] - losses[1]) / max(abs(losses[1]), 1e-3)
-        return Row(of.name, levels, loss, _resumes(case, on_device, device))
+        return DeviceResult(of.name, levels, loss, _resumes(case, on_device, device))
     except (RuntimeError, TypeError, LimnerError) as error:
-        return Row(of.name, error=str(error).strip().splitlines()[0][:100])
+        return DeviceResult(of.name, error=str(error).strip().splitlines()[0][:100])
 
 
-def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
+def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[DeviceResult]:
     """Yield the results of one model after the other: the named ones, or all."""
     with _exact():
         for name, entry in models().items():
@@ -90,7 +90,7 @@ def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
                 yield compare(entry, device)
 
 
-def table(results: Sequence[Row]) -> str:
+def table(results: Sequence[DeviceResult]) -> str:
     """Return the rows as a Markdown table."""
     head = ("model", "levels apart", "loss apart", "resumes")
     return "\n".join(markdown([head, *(row.cells() for row in results)]))

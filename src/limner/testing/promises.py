@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.contract.abilities import Features
+from limner.contract.abilities import ExtractsFeatures
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec, to_uint8
@@ -132,7 +132,7 @@ def check_any_batch(case: Case) -> None:
     must be exact, in float64: one pixel that rounds differently would change all that follow.
     """
     model = case.ready()
-    if isinstance(model, Features):
+    if isinstance(model, ExtractsFeatures):
         _check_features(model)
     if not isinstance(model, GenerativeModel):
         return
@@ -166,7 +166,7 @@ def check_any_batch(case: Case) -> None:
         )
 
 
-def _check_features(model: Features) -> None:
+def _check_features(model: ExtractsFeatures) -> None:
     x, _ = toy_data(model.spec, 0, 8)
     with torch.no_grad():
         many, few = model.features(x), model.features(x[5:])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from limner.contract.errors import LimnerError
 from limner.data import source_kinds
 from limner.runtime.progress import say
-from limner.training.estimate import Estimate, dry_run
+from limner.training.estimate import CostEstimate, dry_run
 from limner.training.recipe import Recipe
 
 SIZES = (16, 32, 64, 128)
@@ -32,7 +32,7 @@ def fit_steps(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe
     """
     if "steps" in recipe.train:
         raise LimnerError("--budget chooses the steps; leave train.steps out, or --budget")
-    best: tuple[Recipe, Estimate] | None = None
+    best: tuple[Recipe, CostEstimate] | None = None
     refusal: LimnerError | None = None
     for size in _sizes(recipe):
         candidate = recipe if size is None else replace(recipe, data=recipe.data | {"size": size})
@@ -87,7 +87,7 @@ def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:
     }
 
 
-def _images(estimate: Estimate, seconds: float) -> float:
+def _images(estimate: CostEstimate, seconds: float) -> float:
     return _TRAINING_SHARE * seconds * estimate.images_per_second
 
 

@@ -31,7 +31,7 @@ _MIN_TIMED_STEPS = 3  # least number of steps
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Estimated cost of a training run; `str` makes a table for people to read.
 
     Args:
@@ -87,7 +87,9 @@ class Estimate:
         )
 
 
-def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = None) -> Estimate:
+def dry_run(
+    recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = None
+) -> CostEstimate:
     """Take a few steps of a recipe, write nothing, and estimate the cost of the whole run.
 
     The estimate is the same on every process.
@@ -128,7 +130,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     all_trained = {id(p): p for parameters in trained.values() for p in parameters}
     total = sum(p.numel() for p in model.parameters())
     moments = [value for p in loop.players.values() for value in p.state(own_shard).values()]
-    return Estimate(
+    return CostEstimate(
         parameters={
             name: sum(p.numel() for p in parameters) for name, parameters in trained.items()
         },

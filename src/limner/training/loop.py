@@ -30,7 +30,7 @@ from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.turns import checked_turns
-from limner.data.stream import Ahead
+from limner.data.stream import Prefetcher
 from limner.nn.precision import autocast
 from limner.runtime import processes
 from limner.runtime.seeding import seed_torch
@@ -94,7 +94,7 @@ class Loop:
         self.batches = batches
         self.device = torch.device(device)
         self.model = model.train()
-        self._ahead = Ahead(batches, self._round)
+        self._ahead = Prefetcher(batches, self._round)
         self._sharding = sharding = shard(model, options.parallel, options.optimizer, self.device)
         model.to(self.device)
         if options.channels_last and not self._sharding:

@@ -30,11 +30,11 @@ from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metrics.composition import (
     MIN_SCENES,
     MIN_SCORE,
-    SKILLS,
-    Finding,
+    SKILL_NAMES,
+    DetectedObject,
     ObjectObserver,
-    Request,
     RequestedObject,
+    SceneRequest,
     exchange_requests,
     findings,
     mean_share,
@@ -146,7 +146,7 @@ def test_a_perfect_detector_scores_1_on_real_scenes(split: str):
     }
     data = composed(split, **options.get(split, {}))
     report = judged(data, against=data, extractor=Exact(data))
-    assert skills(report) == dict.fromkeys(("composition", *SKILLS.values()), 1.0)
+    assert skills(report) == dict.fromkeys(("composition", *SKILL_NAMES.values()), 1.0)
     assert skills(report, "real (scenes)") == skills(report)
     shuffled = skills(report, "shuffled captions")
     assert shuffled["single object"] < 0.1
@@ -218,20 +218,20 @@ def _last_missing(truth: Objects, skills: list[str]) -> Objects:
         (_swapped_places, {"position"}),
         (_one_more, {"counting"}),
         (_last_missing, {"two objects", "counting", "position", "colour attribution"}),
-        (_other_kind, {*SKILLS.values()}),
+        (_other_kind, {*SKILL_NAMES.values()}),
     ],
 )
 def test_each_fault_lowers_only_its_own_skills(change: Change, wrong: set[str]):
     report = judged(composed(), change)
     scores = skills(report)
-    assert {name for name in SKILLS.values() if scores[name] == 0} == wrong
-    assert {scores[name] for name in SKILLS.values() if name not in wrong} <= {1.0}
+    assert {name for name in SKILL_NAMES.values() if scores[name] == 0} == wrong
+    assert {scores[name] for name in SKILL_NAMES.values() if name not in wrong} <= {1.0}
     assert scores["composition"] == pytest.approx(1 - len(wrong) / 6)
 
 
-def found(name: str, *box: float, colour: str | None = None, score: float = 1.0) -> Finding:
+def found(name: str, *box: float, colour: str | None = None, score: float = 1.0) -> DetectedObject:
     left, top, right, bottom = box
-    return Finding(name, colour, score, (left, top, right, bottom))
+    return DetectedObject(name, colour, score, (left, top, right, bottom))
 
 
 def test_relations_are_genevals_and_relations_of_boxes():
@@ -318,9 +318,9 @@ def test_findings_have_names_and_places_without_an_object_are_left_out():
 
 
 def test_only_objects_above_the_least_score_count():
-    one = Request("single", (RequestedObject("dog"),))
-    three = Request("counting", (RequestedObject("dog", exact_count=3),))
-    red = Request("colours", (RequestedObject("dog", colour="red"),))
+    one = SceneRequest("single", (RequestedObject("dog"),))
+    three = SceneRequest("counting", (RequestedObject("dog", exact_count=3),))
+    red = SceneRequest("colours", (RequestedObject("dog", colour="red"),))
     dog = found("dog", 0, 0, 1, 1, colour="red", score=MIN_SCORE)
     assert shows_request([dog], one)
     assert not shows_request([dog._replace(score=MIN_SCORE - 0.01)], one)
@@ -341,9 +341,9 @@ def test_a_request_has_the_order_of_the_relation():
     things = (Thing("mirror", "gray"), Thing("dog", "brown"))
     scene = Scene("position", "3d", "white", 0, things, ("inside", 1, 0), "a dog in a mirror")
     dog, mirror = RequestedObject("dog"), RequestedObject("mirror")
-    assert request_of(scene) == Request("position", (dog, mirror), "inside")
+    assert request_of(scene) == SceneRequest("position", (dog, mirror), "inside")
     scene = replace(scene, relation=("left of", 0, 1))
-    assert request_of(scene) == Request("position", (mirror, dog), "left of")
+    assert request_of(scene) == SceneRequest("position", (mirror, dog), "left of")
     assert request_of(replace(scene, skill="several")) is None
 
 
@@ -377,8 +377,10 @@ def test_the_mean_has_the_interval_of_its_parts():
 
 
 def test_requests_are_exchanged_within_their_skill():
-    requests = [Request("single", (RequestedObject(str(i)),)) for i in range(5)]
-    requests += [Request("counting", (RequestedObject(str(i), exact_count=2),)) for i in range(3)]
+    requests = [SceneRequest("single", (RequestedObject(str(i)),)) for i in range(5)]
+    requests += [
+        SceneRequest("counting", (RequestedObject(str(i), exact_count=2),)) for i in range(3)
+    ]
     inputs = [*requests[:4], None, *requests[4:]]
     outputs = exchange_requests(inputs)
     assert outputs[4] is None

@@ -27,7 +27,7 @@ from limner.evaluate.extractors.extractor import Features
 from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metric import NotApplicable, Setting
 from limner.evaluate.metrics import edit as module
-from limner.evaluate.metrics.composition import Finding
+from limner.evaluate.metrics.composition import DetectedObject
 from limner.evaluate.metrics.edit import box_mask, outside_change, shows_edit
 from limner.evaluate.metrics.statistics import wilson_interval
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
@@ -239,7 +239,7 @@ def test_the_old_object_must_be_gone_and_the_new_colour_present():
     def scene(name: str, colour: str) -> Scene:
         return Scene("colours", "3d", "white", 0, (Thing(name, colour),))
 
-    cat, dog = Finding("cat", "red", 0.9, _BOX), Finding("dog", "blue", 0.8, _BOX)
+    cat, dog = DetectedObject("cat", "red", 0.9, _BOX), DetectedObject("dog", "blue", 0.8, _BOX)
     other = SceneEdit("object", scene("dog", "red"), scene("cat", "red"), 0)
     assert shows_edit([cat], other)
     assert (
@@ -280,9 +280,9 @@ def test_it_is_computed_only_if_named():
     candidate, reference = Candidate("m", "m", model), Reference(real, None, real)
     device = torch.device("cpu")
     setting = Setting(candidate, reference, subject, 0, device, extractor=Exact(32))
-    assert len(module.Edit(setting).needs()) == 2
+    assert len(module.EditSuccess(setting).needs()) == 2
     with pytest.raises(NotApplicable, match="it paints eight pictures for each of -n"):
-        module.Edit(setting, named=False).needs()
+        module.EditSuccess(setting, named=False).needs()
 
 
 class Paints(GenerativeModel):

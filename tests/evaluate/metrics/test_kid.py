@@ -9,7 +9,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics import kid as kid_module
 from limner.evaluate.metrics.kid import kid
-from limner.evaluate.metrics.statistics import DRAWS, Estimate, bootstrap_samples, expand
+from limner.evaluate.metrics.statistics import DRAWS, IntervalEstimate, bootstrap_samples, expand
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_the_interval_equals_a_bootstrap():
         inner = [kernel(z, z)[index[:, None] != index].mean() for z, index in ((a, i), (b, j))]
         values.append(float(sum(inner) - 2 * kernel(a, b).mean()))
     low, high = np.quantile(values, [0.025, 0.975])
-    expected = expand(Estimate(all_pairs(x, y), low, high), 20)
+    expected = expand(IntervalEstimate(all_pairs(x, y), low, high), 20)
     assert expected.low < low and high < expected.high
     assert kid(x, y) == pytest.approx(expected, rel=1e-9)
 

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.commands.demo.page import write_page
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import paint_sheet
 from limner.commands.suited_model import with_suited_model
 from limner.contract.bundled import DEFAULT
@@ -135,7 +135,7 @@ def _pictures_of(
     prompts: tuple[str, ...], model: str | None = None
 ) -> dict[str, UInt8[Tensor, "n c h w"]]:
     """Paint the first pictures of prompts as `limner sample` does, and return them by prompt."""
-    request = Request(model=model, prompts=prompts, n=_PICTURES_PER_PROMPT)
+    request = SamplingRequest(model=model, prompts=prompts, n=_PICTURES_PER_PROMPT)
     sheet, _ = paint_sheet(with_suited_model(request, prompts))
     return dict(zip(prompts, sheet.images.split(_PICTURES_PER_PROMPT)))
 

@@ -35,9 +35,9 @@ from limner.commands.exports.onnx_networks import (
     Cleaning,
     EncodedInput,
     Finish,
+    GuidedDenoiser,
     NoisyInput,
     Theta,
-    View,
     Whole,
     parts_of,
 )
@@ -148,7 +148,7 @@ class SamplingLoop(NamedTuple):
     """
 
     table: list[Row]
-    view: View
+    view: GuidedDenoiser
     finish: Finish
     first: Tensor
     deviation: float
@@ -182,7 +182,7 @@ def sampling_loop(model: Repaints, plan: Plan, c: Condition, n: int) -> Sampling
     unit = model.first(GivenNoise([torch.ones_like(first)], n))
     with torch.no_grad():
         variance = plan.D(first, plan.times[0], c).variance
-    view = View(model, plan.D, c).eval()
+    view = GuidedDenoiser(model, plan.D, c).eval()
     deviation = float(unit.flatten()[0])
     table = sampling_table(plan, variance)
     return SamplingLoop(table, view, Finish(model).eval(), first, deviation, plan.times[0])

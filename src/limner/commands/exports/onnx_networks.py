@@ -44,7 +44,7 @@ class Whole(nn.Module):
         return deque(frames, maxlen=1).pop()
 
 
-class View(nn.Module):
+class GuidedDenoiser(nn.Module):
     """forward(x, t, *parts of a condition) -> the guided, clipped estimate of a denoiser."""
 
     def __init__(self, model: GenerativeModel, D: Any, c: Condition) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request, open_model
+from limner.commands.request import SamplingRequest, open_model
 from limner.commands.sheets.reword import read_changes
 from limner.commands.task import Task, Work, able_task
 from limner.contract.abilities import Attends
@@ -50,7 +50,7 @@ ATTENTION = Task(
 )
 
 
-def stored_request(file: Path) -> Request:
+def stored_request(file: Path) -> SamplingRequest:
     """Return the model, prompt, class and size of a picture that limner painted.
 
     If words of the prompt were changed, it is the new prompt. For any other file, the request is
@@ -58,14 +58,14 @@ def stored_request(file: Path) -> Request:
     """
     settings = read_own_settings(file) or {}
     names = ("model", "prompts", "labels", "size", "changes")
-    request = Request.of({name: settings[name] for name in names if name in settings})
+    request = SamplingRequest.of({name: settings[name] for name in names if name in settings})
     prompts = [read_changes(prompt, request.changes).prompt for prompt in request.prompts]
     return replace(request, prompts=tuple(prompts), changes=())
 
 
 def attention_sheet(
-    file: Path, request: Request, *, device: str = "auto"
-) -> tuple[Sheet, Request, list[str]]:
+    file: Path, request: SamplingRequest, *, device: str = "auto"
+) -> tuple[Sheet, SamplingRequest, list[str]]:
     """Show a picture, then once for each word, light only where the model attends to the word.
 
     Args:

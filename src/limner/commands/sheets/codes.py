@@ -10,7 +10,7 @@ from pydantic import Field
 
 from limner.commands.arguments import is_option
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
@@ -63,8 +63,8 @@ INTERPOLATE = replace(
 
 
 def reconstruct_sheet(
-    files: Sequence[Path], request: Request, *, device: str = "auto"
-) -> tuple[Sheet, Request, float]:
+    files: Sequence[Path], request: SamplingRequest, *, device: str = "auto"
+) -> tuple[Sheet, SamplingRequest, float]:
     """Show pictures, and below each its reconstruction from the model's code.
 
     Args:
@@ -94,8 +94,8 @@ def reconstruct_sheet(
 
 
 def interpolate_sheet(
-    files: Sequence[Path], request: Request, steps: int, *, device: str = "auto"
-) -> tuple[Sheet, Request]:
+    files: Sequence[Path], request: SamplingRequest, steps: int, *, device: str = "auto"
+) -> tuple[Sheet, SamplingRequest]:
     """Show paths between codes, or, for one picture, the effect of the numbers of its code.
 
     Args:
@@ -131,7 +131,7 @@ def interpolate_sheet(
     return Sheet(rows.flatten(0, 1), steps + 2, task="interpolate"), request
 
 
-def _work_of(files: Sequence[Path], request: Request, device: str) -> Work:
+def _work_of(files: Sequence[Path], request: SamplingRequest, device: str) -> Work:
     """Return the work for given pictures, or else for some of the data with their conditions."""
     if not files and (request.prompts or request.labels):
         raise LimnerError(

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
@@ -161,7 +161,7 @@ COMPLETE = Task(
 
 def edit_sheet(
     files: Sequence[Path],
-    request: Request,
+    request: SamplingRequest,
     *,
     keep: float | None = None,
     mask: Path | None = None,
@@ -169,7 +169,7 @@ def edit_sheet(
     rounds: int | None = None,
     feather: int | None = None,
     device: str = "auto",
-) -> tuple[Sheet, Request]:
+) -> tuple[Sheet, SamplingRequest]:
     """Repaint pictures, or parts of them, with a progress bar.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.task import Task, Work, open_work
 from limner.contract.bundled import bundled_names_with
 from limner.contract.editing import Follows
@@ -47,11 +47,11 @@ INSTRUCT = Task(
 
 def instruct_sheet(
     file: Path,
-    request: Request,
+    request: SamplingRequest,
     instructions: Sequence[str],
     device: str = "auto",
     **asked: int,
-) -> tuple[Sheet, Request]:
+) -> tuple[Sheet, SamplingRequest]:
     """Change a picture by instructions, one after the other, with a progress bar.
 
     Args:
@@ -74,7 +74,7 @@ def instruct_sheet(
         raise LimnerError(_EMPTY_INSTRUCTION)
     settings = read_own_settings(file)
     base = (
-        Request.read(file)
+        SamplingRequest.read(file)
         if settings and any(map(is_instruction, settings.get("changes", ())))
         else None
     )
@@ -90,7 +90,7 @@ def instruct_sheet(
             request = replace(
                 request, model=base.model, sampler={**base.sampler, **request.sampler}
             )
-    request = Request.of({**vars(request), **asked, "prompts": tuple(instructions)})
+    request = SamplingRequest.of({**vars(request), **asked, "prompts": tuple(instructions)})
     instructions = request.prompts  # with emoji spelled, and words chosen by the seed
     if request.model is None and (names := bundled_names_with(Follows)):
         request = replace(request, model=names[0])

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request, supported_options
+from limner.commands.request import SamplingRequest, supported_options
 from limner.commands.task import Task, Work, able_task, open_work, with_stored_model
 from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emoji_names import spell_emoji
@@ -220,12 +220,12 @@ def _report_words(work: Work) -> None:
 
 def reword_sheet(
     file: Path,
-    request: Request,
+    request: SamplingRequest,
     *,
     strength: float | None = None,
     device: str = "auto",
     **asked: int,
-) -> tuple[Sheet, Request]:
+) -> tuple[Sheet, SamplingRequest]:
     """Change words of a picture's prompt; each row of the sheet shows a picture before and after.
 
     Args:
@@ -251,7 +251,7 @@ def reword_sheet(
         request = with_stored_model(request, file, REWORD)
     if not request.prompts:
         raise LimnerError(f"{file} stores no prompt; give --prompt")
-    request = Request.of({**vars(request), **asked})
+    request = SamplingRequest.of({**vars(request), **asked})
     work = open_work(request, device, single=True, task=REWORD)
     if not is_stored:
         image = read_picture(file, work.model.spec)
@@ -262,14 +262,14 @@ def reword_sheet(
     return sheet, request.with_sampler(work.sampler)
 
 
-def _with_stored_settings(file: Path, request: Request) -> Request:
+def _with_stored_settings(file: Path, request: SamplingRequest) -> SamplingRequest:
     """Return the request stored in a picture with further changes, and with the model, class, size
     and sampler options of another request where that gives them.
 
     Raises:
         LimnerError: the picture cannot be repeated, or has several prompts.
     """
-    base = Request.read(file)
+    base = SamplingRequest.read(file)
     if len(base.prompts) > 1:
         raise LimnerError(f"{file} has {len(base.prompts)} prompts; give a picture with one")
     sampler = base.sampler

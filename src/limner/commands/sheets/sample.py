@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.reword import reword_frames
 from limner.commands.task import Task, Work, open_work
 from limner.contract.editing import Follows
@@ -34,8 +34,8 @@ PAINT = Task("New picture", paint, remark=_without_picture)
 
 
 def paint_sheet(
-    request: Request, *, device: str = "auto", forming: bool = False, separate: bool = False
-) -> tuple[Sheet, Request]:
+    request: SamplingRequest, *, device: str = "auto", forming: bool = False, separate: bool = False
+) -> tuple[Sheet, SamplingRequest]:
     """Paint a sheet with a progress bar.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.sheets.sample import PAINT
 from limner.commands.task import Task, Work, able_task, join_conditions, open_work
 from limner.contract.abilities import Mixes
@@ -65,13 +65,13 @@ MIX = Task(
 
 
 def style_mix_sheet(
-    request: Request,
+    request: SamplingRequest,
     rows: int,
     layers: str,
     *,
     other_prompt: str | None = None,
     device: str = "auto",
-) -> tuple[Sheet, Request, slice]:
+) -> tuple[Sheet, SamplingRequest, slice]:
     """Paint a grid: each picture is the one to the left, with some styles from the one above.
 
     Args:

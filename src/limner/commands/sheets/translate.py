@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from limner.commands.pictures import Pictures, Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.abilities import Domain, Translates
 from limner.contract.bundled import bundled_models
@@ -91,8 +91,13 @@ def bundled_translator(to: str, source: str = "") -> str:
 
 
 def translate_sheet(
-    files: Sequence[Path], request: Request, to: str, *, source: str = "", device: str = "auto"
-) -> tuple[Sheet, Pictures, Request]:
+    files: Sequence[Path],
+    request: SamplingRequest,
+    to: str,
+    *,
+    source: str = "",
+    device: str = "auto",
+) -> tuple[Sheet, Pictures, SamplingRequest]:
     """Translate pictures.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limner.commands.arguments import free_file
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request, load_painter, sampler_options
+from limner.commands.request import SamplingRequest, load_painter, sampler_options
 from limner.commands.task import Task, Work, able_task
 from limner.contract.atomic_files import write_durably
 from limner.contract.bundled import bundled_models, find_model
@@ -60,7 +60,9 @@ UPSCALE = Task(
 )
 
 
-def open_upscaler(request: Request, device: str = "auto") -> tuple[Upscales, dict[str, Any]]:
+def open_upscaler(
+    request: SamplingRequest, device: str = "auto"
+) -> tuple[Upscales, dict[str, Any]]:
     """Load a model that enlarges, and check its sampler options.
 
     Args:
@@ -108,7 +110,7 @@ class Enlargement:
         values |= {"upscale": upscale or values.get("upscale", 4.0)} if upscale or upscaler else {}
         return cls(**validate_options(cls, values, kind="setting"))
 
-    def open(self, device: str = "auto") -> Callable[[Sheet, Request], Sheet]:
+    def open(self, device: str = "auto") -> Callable[[Sheet, SamplingRequest], Sheet]:
         """Return a function that enlarges the pictures of a sheet, but not its frames.
 
         The model is loaded immediately, so that errors are raised before anything is painted.
@@ -118,9 +120,9 @@ class Enlargement:
         """
         if self.upscale == 1:
             return lambda sheet, request: sheet
-        model, sampler = open_upscaler(Request(model=self.upscaler), device)
+        model, sampler = open_upscaler(SamplingRequest(model=self.upscaler), device)
 
-        def enlarge(sheet: Sheet, request: Request) -> Sheet:
+        def enlarge(sheet: Sheet, request: SamplingRequest) -> Sheet:
             count = len(sheet.images)
             rows = count // request.n
             firsts = [request.first_seed(row, rows) for row in range(rows)]
@@ -175,7 +177,7 @@ def upscale_pictures(
 
 def upscale_files(
     paths: Sequence[Path],
-    request: Request,
+    request: SamplingRequest,
     factor: float = 4.0,
     *,
     out: Path | None = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from limner.commands.pictures import Sheet
-from limner.commands.request import Request
+from limner.commands.request import SamplingRequest
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.contract.editing import Completes
 from limner.contract.errors import LimnerError
@@ -56,8 +56,8 @@ WALK = Task(
 
 
 def walk_sheet(
-    request: Request, other_seed: int, steps: int, *, device: str = "auto"
-) -> tuple[Sheet, Request]:
+    request: SamplingRequest, other_seed: int, steps: int, *, device: str = "auto"
+) -> tuple[Sheet, SamplingRequest]:
     """Paint the pictures on the path from a request's seed to another, side by side.
 
     Args:

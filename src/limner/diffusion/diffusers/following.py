@@ -16,7 +16,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
-from limner.diffusion.diffusers.painter import Painter, expected_picture
+from limner.diffusion.diffusers.painter import PipelinePainter, expected_picture
 from limner.diffusion.diffusers.shared_attention import RewordingPainter, sharing
 from limner.diffusion.prompt_to_prompt import SharedAttention
 
@@ -26,11 +26,11 @@ class FollowingPainter(RewordingPainter):
     """Pipeline that follows given pictures; the first half stays unchanged."""
 
     def paint(self, call_arguments: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
-        """Return the given pictures, and their changed versions: `Painter`."""
+        """Return the given pictures, and their changed versions: `PipelinePainter`."""
         shared = SharedAttention(self.change, shape[0] // 2)
         walk = _Walk(self.pipeline.scheduler, shared)
         with walk.record_noise(), sharing(self.pipeline, shared, walk.step):
-            return Painter.paint(self, call_arguments, noise, shape)
+            return PipelinePainter.paint(self, call_arguments, noise, shape)
 
 
 class _Walk:

@@ -26,7 +26,7 @@ See = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
-class Painter:
+class PipelinePainter:
     """Wrapper of a pipeline that paints with it, and knows its arguments.
 
     Args:

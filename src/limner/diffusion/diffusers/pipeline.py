@@ -47,7 +47,7 @@ from limner.diffusion.diffusers.folder import (
     weight_files,
 )
 from limner.diffusion.diffusers.following import FollowingPainter
-from limner.diffusion.diffusers.painter import Painter
+from limner.diffusion.diffusers.painter import PipelinePainter
 from limner.diffusion.diffusers.shared_attention import (
     RewordingPainter,
     check_attention,
@@ -241,7 +241,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """Yield the frames of `edit`."""
         image, mask, strength, _ = edit
         size = self._own_size(height, width)
-        painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
+        painter = PipelinePainter(editing_pipeline(self.pipeline, mask is not None), self.device)
         arguments = self._call_arguments(painter, n, c, steps, scale, size)
         arguments |= self._control(painter, c, control_strength, control_weights, control_interval)
         arguments |= {"image": (image + 1) / 2, "strength": strength}
@@ -311,13 +311,13 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         return self.painter.reconstruct(image, noise).float().clamp(-1, 1)
 
     @property
-    def painter(self) -> Painter:
+    def painter(self) -> PipelinePainter:
         """Painter with the pipeline, on the device of its networks."""
-        return Painter(self.pipeline, self.device)
+        return PipelinePainter(self.pipeline, self.device)
 
     def _painting(
         self,
-        painter: Painter,
+        painter: PipelinePainter,
         arguments: dict[str, Any],
         noise: Noise,
         size: tuple[int, int],
@@ -362,7 +362,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
 
     def _call_arguments(
         self,
-        painter: Painter,
+        painter: PipelinePainter,
         n: int,
         c: Condition,
         steps: int | None,
@@ -388,7 +388,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
 
     def _control(
         self,
-        painter: Painter,
+        painter: PipelinePainter,
         c: Condition,
         strength: float | None,
         weights: tuple[float, ...] | None,

@@ -23,7 +23,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise
 from limner.contract.rewording import Rewording, align_tokens
-from limner.diffusion.diffusers.painter import Painter
+from limner.diffusion.diffusers.painter import PipelinePainter
 from limner.diffusion.prompt_to_prompt import SharedAttention
 from limner.nn.attention import Weights
 
@@ -123,7 +123,7 @@ class _Processor:
 
 
 @dataclass(frozen=True)
-class RewordingPainter(Painter):
+class RewordingPainter(PipelinePainter):
     """Pipeline that paints pictures before and after a change of their prompt.
 
     Args:

@@ -30,7 +30,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
-from limner.evaluate.extractors.extractor import Features, Precision, name_at_precision, to_rgb
+from limner.evaluate.extractors.extractor import (
+    Features,
+    Precision,
+    name_at_precision,
+    to_rgb,
+)
 
 SIDE = 299
 """The side to which pictures are resized, in pixels."""

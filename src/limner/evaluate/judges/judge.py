@@ -6,12 +6,12 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limner.contract.abilities import Features
+from limner.contract.abilities import ExtractsFeatures
 from limner.contract.image import Images
 from limner.contract.layout import Objects
 
 
-class Judge(Features):
+class Judge(ExtractsFeatures):
     """Base class of judges: a model that computes features of pictures and class scores."""
 
     @abstractmethod

@@ -40,7 +40,7 @@ from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     combine_intervals,
     random_order,
     wilson_interval,
@@ -55,7 +55,7 @@ PAPER = Paper(
     2023,
     "2310.11513",
 )
-SKILLS = {
+SKILL_NAMES = {
     "single": "single object",
     "two": "two objects",
     "counting": "counting",
@@ -91,11 +91,11 @@ class RequestedObject(NamedTuple):
     exact_count: int | None = None
 
 
-class Request(NamedTuple):
+class SceneRequest(NamedTuple):
     """The content that a caption requests.
 
     Args:
-        skill: one of `SKILLS`.
+        skill: one of `SKILL_NAMES`.
         objects: the requested objects.
         relation: the place of the first object, seen from the second; None for any place.
     """
@@ -105,7 +105,7 @@ class Request(NamedTuple):
     relation: str | None = None
 
 
-class Finding(NamedTuple):
+class DetectedObject(NamedTuple):
     """An object that a detector finds.
 
     Args:
@@ -121,12 +121,12 @@ class Finding(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-def request_of(scene: Scene) -> Request | None:
+def request_of(scene: Scene) -> SceneRequest | None:
     """Return what the caption of a scene requests; None if it tests none of GenEval's skills."""
-    if scene.skill not in SKILLS:
+    if scene.skill not in SKILL_NAMES:
         return None
     if scene.skill == "counting":
-        return Request(
+        return SceneRequest(
             scene.skill, (RequestedObject(scene.things[0].name, exact_count=len(scene.things)),)
         )
     is_coloured = scene.skill in COLOUR_SKILLS
@@ -134,19 +134,19 @@ def request_of(scene: Scene) -> Request | None:
         RequestedObject(thing.name, thing.colour if is_coloured else None) for thing in scene.things
     ]
     if scene.relation is None:
-        return Request(scene.skill, tuple(wanted))
+        return SceneRequest(scene.skill, tuple(wanted))
     kind, first, second = scene.relation
-    return Request(scene.skill, (wanted[first], wanted[second]), kind)
+    return SceneRequest(scene.skill, (wanted[first], wanted[second]), kind)
 
 
-def shows_request(objects: Sequence[Finding], request: Request) -> bool:
+def shows_request(objects: Sequence[DetectedObject], request: SceneRequest) -> bool:
     """Return whether a picture shows what its caption requests.
 
     Args:
         objects: the objects found in the picture, in any order.
         request: the request of the caption.
     """
-    matches: list[Finding] = []
+    matches: list[DetectedObject] = []
     for wanted in request.objects:
         candidates = objects_named(objects, wanted.name)
         if not candidates or (
@@ -159,13 +159,13 @@ def shows_request(objects: Sequence[Finding], request: Request) -> bool:
     return request.relation is None or request.relation in relations(matches[0], matches[1])
 
 
-def objects_named(objects: Sequence[Finding], name: str) -> list[Finding]:
+def objects_named(objects: Sequence[DetectedObject], name: str) -> list[DetectedObject]:
     """Return the objects of a kind that count as found, the highest score first."""
     matches = [each for each in objects if each.name == name and each.score >= MIN_SCORE]
     return sorted(matches, key=lambda each: (each.score, each.box), reverse=True)
 
 
-def relations(a: Finding, b: Finding) -> set[str]:
+def relations(a: DetectedObject, b: DetectedObject) -> set[str]:
     """Return the relations of object a to object b.
 
     Offsets of the centres, less a margin of `_POSITION_MARGIN` of both sizes, are compared with the
@@ -199,7 +199,7 @@ def relations(a: Finding, b: Finding) -> set[str]:
     return names
 
 
-def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
+def mean_share(shares: Sequence[tuple[float, int]]) -> IntervalEstimate:
     """Compute the mean of shares with its 95 % interval.
 
     Args:
@@ -246,7 +246,7 @@ class ObjectObserver(Observer):
         return {name: column.cpu() for name, column in columns.items()}
 
 
-def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
+def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[DetectedObject]]:
     """Convert the output of a detector to a list of findings for each picture.
 
     Args:
@@ -255,7 +255,7 @@ def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
     """
     return [
         [
-            Finding(kinds[k], None if c == NO_OBJECT else COLOURS[c], score, tuple(box))
+            DetectedObject(kinds[k], None if c == NO_OBJECT else COLOURS[c], score, tuple(box))
             for k, c, score, box in zip(*row)
             if k != NO_OBJECT
         ]
@@ -304,7 +304,7 @@ class Composition(SceneMetric):
         return self.setting.reference.first(len(self.setting.subject))
 
     @cached_property
-    def requests(self) -> list[Request | None]:
+    def requests(self) -> list[SceneRequest | None]:
         """The request of each picture's caption, for the subject."""
         return requests_of(self.setting.subject, self.real)
 
@@ -328,11 +328,10 @@ class Composition(SceneMetric):
         s = self.setting
         data = s.reference.dataset
         if not isinstance(data, ComposedScenes):
-            raise NotApplicable(
-                f"it checks the captions of scenes, and {s.reference.name} has other captions"
-            )
-        if not (skills := [skill for skill in SKILLS if skill in data.composer.skills]):
-            raise NotApplicable(f"{s.reference.name} has none of the skills {', '.join(SKILLS)}")
+            raise NotApplicable(f"it checks captions of scenes, and {s.reference.name} has others")
+        if not (skills := [skill for skill in SKILL_NAMES if skill in data.composer.skills]):
+            names = ", ".join(SKILL_NAMES)
+            raise NotApplicable(f"{s.reference.name} has none of the skills {names}")
         if s.subject.captions(torch.arange(1)) is None:
             raise NotApplicable(f"{s.subject.name} was given no captions")
         try:
@@ -345,8 +344,8 @@ class Composition(SceneMetric):
         if (n := count_requests(requests, fewest)) < self.min_pictures:
             raise NotApplicable(
                 f"it needs at least {self.min_pictures} pictures of each skill, and the first "
-                f"{len(requests):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
-                f"{self.pictures_needed(data, skills):,} or more"
+                f"{len(requests):,} of {s.reference.name} have {n} of {SKILL_NAMES[fewest]}; give "
+                f"-n {self.pictures_needed(data, skills):,} or more"
             )
         return [(pictures, self.observer) for pictures in (s.subject, self.real)]
 
@@ -369,10 +368,13 @@ class Composition(SceneMetric):
         return [number for row in rows for number in self.numbers_of_row(*row)]
 
     def numbers_of_row(
-        self, row: str, detected: Sequence[Sequence[Finding]], requests: Sequence[Request | None]
+        self,
+        row: str,
+        detected: Sequence[Sequence[DetectedObject]],
+        requests: Sequence[SceneRequest | None],
     ) -> Iterator[Number]:
         """Yield the numbers of a row, for pictures and the requests of their captions."""
-        right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
+        right: dict[str, list[bool]] = {skill: [] for skill in SKILL_NAMES}
         for objects, request in zip(detected, requests):
             if request is not None:
                 right[request.skill].append(shows_request(objects, request))
@@ -383,10 +385,10 @@ class Composition(SceneMetric):
         protocol = f"the mean of {len(skills)} skills"
         yield self.number(self.name, mean, n, protocol=protocol, **fields)
         for skill, values in skills.items():
-            yield self.share(SKILLS[skill], torch.tensor(values), **fields)
+            yield self.share(SKILL_NAMES[skill], torch.tensor(values), **fields)
 
 
-def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None]:
+def requests_of(pictures: PictureSet, real: RealPictures) -> list[SceneRequest | None]:
     """Return the request of each picture's caption.
 
     Args:
@@ -413,22 +415,22 @@ def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None
     return [requests[caption] for caption in captions]
 
 
-def request_at(data: Dataset, index: int) -> Request | None:
+def request_at(data: Dataset, index: int) -> SceneRequest | None:
     """Return what the caption of one picture of a data set of scenes requests."""
     assert isinstance(data, ComposedScenes)
     scene = data.scene(index)
     return scene and request_of(scene)
 
 
-def count_requests(requests: Sequence[Request | None], skill: str) -> int:
+def count_requests(requests: Sequence[SceneRequest | None], skill: str) -> int:
     """Count the requests of a skill."""
     return sum(request is not None and request.skill == skill for request in requests)
 
 
-def exchange_requests(requests: Sequence[Request | None]) -> list[Request | None]:
+def exchange_requests(requests: Sequence[SceneRequest | None]) -> list[SceneRequest | None]:
     """Give each picture the request of another, random picture of the same skill."""
     exchanged = list(requests)
-    for skill in SKILLS:
+    for skill in SKILL_NAMES:
         places = [i for i, each in enumerate(requests) if each is not None and each.skill == skill]
         order = [places[i] for i in random_order(len(places), 0).tolist()]
         for target, source in zip(order, [*order[1:], *order[:1]]):

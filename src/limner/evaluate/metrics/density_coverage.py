@@ -25,7 +25,7 @@ from limner.evaluate.metrics.neighbours import (
     pair_of_points,
     share_with_interval,
 )
-from limner.evaluate.metrics.statistics import Estimate
+from limner.evaluate.metrics.statistics import IntervalEstimate
 
 PAPER = Paper(
     "Reliable fidelity and diversity metrics for generative models",
@@ -45,8 +45,8 @@ class DensityAndCoverage(NamedTuple):
         coverage: from 0 to 1.
     """
 
-    density: Estimate
-    coverage: Estimate
+    density: IntervalEstimate
+    coverage: IntervalEstimate
 
 
 def density_coverage(
@@ -92,6 +92,6 @@ class DensityCoverage(NeighbourMetric):
 
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
-    ) -> tuple[Estimate, Estimate]:
+    ) -> tuple[IntervalEstimate, IntervalEstimate]:
         """Compute density and coverage."""
         return density_coverage(real, fake, self.k)

@@ -52,11 +52,11 @@ from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.extractors.weights import has_lite0
 from limner.evaluate.metric import NotApplicable, metric
 from limner.evaluate.metrics.composition import (
-    Finding,
+    DetectedObject,
     ObjectObserver,
-    Request,
     RequestedObject,
     SceneMetric,
+    SceneRequest,
     findings,
     objects_named,
     shows_request,
@@ -95,7 +95,7 @@ class PromptEdit(NamedTuple):
     text: Int[Tensor, "2 l"]
 
 
-def shows_edit(objects: Sequence[Finding], edit: SceneEdit) -> bool:
+def shows_edit(objects: Sequence[DetectedObject], edit: SceneEdit) -> bool:
     """Return whether a picture shows what an edit requests.
 
     Args:
@@ -105,7 +105,7 @@ def shows_edit(objects: Sequence[Finding], edit: SceneEdit) -> bool:
     is_colour = edit.kind == "colour"
     wanted = RequestedObject(edit.new.name, edit.new.colour if is_colour else None)
     is_gone = is_colour or not objects_named(objects, edit.old.name)
-    return is_gone and shows_request(objects, Request("single", (wanted,)))
+    return is_gone and shows_request(objects, SceneRequest("single", (wanted,)))
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:
@@ -299,7 +299,7 @@ class EditObserver(Observer):
 
 
 @metric("edit", paper=PAPER)
-class Edit(SceneMetric):
+class EditSuccess(SceneMetric):
     """Edits of a word of the prompt: the share that succeeds, and the change of the rest."""
 
     summary = "edits of a word of a scene's caption: how often they succeed, and what else changes"

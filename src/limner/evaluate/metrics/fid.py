@@ -31,7 +31,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     Moments,
     checked_features,
     checked_features_of_both,
@@ -137,7 +137,7 @@ def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> fl
 
 def distance_of_pairs(
     x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], parts: int = 20, seed: int = 0
-) -> Estimate:
+) -> IntervalEstimate:
     """Compute the Frechet distance of two sets of paired rows, with an interval over the pairs.
 
     The interval is for the distance of n pairs, which is too large by about `floor`, as the value
@@ -166,7 +166,7 @@ def distance_of_pairs(
     count, values = len(without), torch.tensor(without, dtype=torch.float64)
     error = math.sqrt((count - 1) / count * float((values - values.mean()).square().sum()))
     half = student_quantile(count - 1) * error
-    return Estimate(value, max(0.0, value - half), value + half)
+    return IntervalEstimate(value, max(0.0, value - half), value + half)
 
 
 def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
@@ -197,7 +197,7 @@ def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
 
 def extrapolate(
     features: Float[Tensor, "n d"], reference: Moments, parts: int = 20, seed: int = 0
-) -> Estimate:
+) -> IntervalEstimate:
     """Estimate FID-infinity, the distance to a reference for infinitely many images.
 
     See `limit`; the images are shuffled with `statistics.random_order` before they are split.
@@ -217,7 +217,7 @@ def extrapolate(
     return limit([Moments.of(share) for share in shares], reference)
 
 
-def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
+def limit(parts: Sequence[Moments], reference: Moments) -> IntervalEstimate:
     """Estimate FID-infinity of images that were divided at random into equal parts.
 
     The distance of N images is FD_inf + c / N + ..., a line in 1 / N. Chong and Forsyth fit the
@@ -254,10 +254,12 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
     values = count * distance - (count - 1) * torch.tensor(without, dtype=torch.float64)
     value = float(values.mean())
     half = student_quantile(count - 1) * float(values.std()) / math.sqrt(count)
-    return Estimate(value, value - half, value + half)
+    return IntervalEstimate(value, value - half, value + half)
 
 
-def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Moments) -> Estimate:
+def limit_of_all(
+    features: Float[Tensor, "n d"], whole: Moments, reference: Moments
+) -> IntervalEstimate:
     """Estimate FID-infinity of all images from the features of some of them.
 
     The distance of N images is FD_inf + c / N, with an error that falls as 1 / sqrt(N). Both c and
@@ -278,7 +280,7 @@ def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Mome
     c = count * (frechet_distance(Moments.of(features), reference) - estimate.value)
     value = frechet_distance(whole, reference) - c / n
     half = (estimate.high - estimate.low) / 2 * math.sqrt(count / n)
-    return Estimate(value, value - half, value + half)
+    return IntervalEstimate(value, value - half, value + half)
 
 
 @metric("fid", paper=PAPER)

@@ -41,7 +41,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     checked_features_of_both,
     random_order,
     student_quantile,
@@ -80,9 +80,9 @@ class Divergence(NamedTuple):
             ones; None if there are too few.
     """
 
-    fld: Estimate
-    gap: Estimate
-    real: Estimate | None
+    fld: IntervalEstimate
+    gap: IntervalEstimate
+    real: IntervalEstimate | None
 
 
 def fld(
@@ -131,7 +131,7 @@ def fld(
     )
 
 
-def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> Estimate:
+def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> IntervalEstimate:
     """Compute 100 times the first terms' mean minus the second's, with a Student interval.
 
     Args:
@@ -142,7 +142,7 @@ def _estimate(without: Float64[Tensor, "g"], *terms: Float64[Tensor, "_"]) -> Es
     variance = sum(float(t.var()) / len(t) for t in terms)
     error = 100 * math.sqrt(variance + (len(without) - 1) * float(without.var(correction=0)))
     half = student_quantile(min(map(len, (without, *terms))) - 1) * error
-    return Estimate(value, value - half, value + half)
+    return IntervalEstimate(value, value - half, value + half)
 
 
 class Mixture(NamedTuple):

@@ -23,7 +23,7 @@ from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
     DRAWS,
-    Estimate,
+    IntervalEstimate,
     bootstrap_samples,
     checked_features_of_both,
     expand,
@@ -39,7 +39,7 @@ _JACKKNIFE_GROUPS = 100
 _TILE = 2048  # rows and columns of a block of the kernel matrix
 
 
-def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Estimate:
+def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> IntervalEstimate:
     """Compute the kernel distance of two sets of features, with its bootstrap interval.
 
     The images of each set are divided at random into 100 groups (or into single images, if there

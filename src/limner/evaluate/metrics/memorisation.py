@@ -45,7 +45,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     binomial_interval,
     combine_intervals,
     effective_number,
@@ -159,7 +159,7 @@ class Closer(NamedTuple):
         expected: the expected share for a model that generalises.
     """
 
-    share: Estimate
+    share: IntervalEstimate
     percent: int
     expected: float
 

@@ -35,7 +35,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     checked_features,
     checked_features_of_both,
     random_order,
@@ -59,7 +59,7 @@ _SPLITS = 10
 _RECOMMENDED_PICTURES = 1000  # pictures: the smallest number in the paper
 
 
-def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
+def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> IntervalEstimate:
     """Compute the Monge distance of two sets of equally many images, with its interval.
 
     Args:
@@ -85,7 +85,7 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
     value = scale * total / n
     error = scale * math.sqrt(float(pull_x.var() + pull_y.var()) / n)
     half = student_quantile(n - 1) * error
-    return Estimate(value, max(0.0, value - half), value + half)
+    return IntervalEstimate(value, max(0.0, value - half), value + half)
 
 
 def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:

@@ -41,7 +41,7 @@ from limner.contract.errors import LimnerError
 from limner.evaluate.metric import FeatureMetric
 from limner.evaluate.metrics.statistics import (
     NORMAL_97_5,
-    Estimate,
+    IntervalEstimate,
     checked_features_of_both,
     combine_intervals,
     random_order,
@@ -141,7 +141,7 @@ def memberships(
         yield from ((version, rows, squared <= radii) for version, radii in enumerate(reach))
 
 
-def share_inside(points: Points, centres: Points) -> Estimate:
+def share_inside(points: Points, centres: Points) -> IntervalEstimate:
     """Compute the share of points that lie in at least one ball of the centres."""
     terms = torch.zeros(len(centres.versions), len(points.x), dtype=torch.float64)
     for version, rows, is_inside in memberships(points, centres, centres.versions):
@@ -149,7 +149,7 @@ def share_inside(points: Points, centres: Points) -> Estimate:
     return share_with_interval(terms)
 
 
-def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
+def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> IntervalEstimate:
     """Compute a share with its interval.
 
     Wilson's interval of the points, for a fixed other set, is combined with Student's interval of
@@ -165,10 +165,10 @@ def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Esti
     return combine_intervals(value, [wilson_interval(value, n), (value - half, value + half)])
 
 
-def mean_with_interval(terms: Float64[Tensor, "v n"]) -> Estimate:
+def mean_with_interval(terms: Float64[Tensor, "v n"]) -> IntervalEstimate:
     """Compute a mean of counts with its normal interval; the jackknife variance is rather large."""
     value, half = float(terms[0].mean()), NORMAL_97_5 * math.sqrt(sum(variances(terms)))
-    return Estimate(value, max(0.0, value - half), value + half)
+    return IntervalEstimate(value, max(0.0, value - half), value + half)
 
 
 def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, float]:
@@ -204,7 +204,7 @@ class NeighbourMetric(FeatureMetric):
     @abstractmethod
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
-    ) -> tuple[Estimate, Estimate]:
+    ) -> tuple[IntervalEstimate, IntervalEstimate]:
         """Compute the two numbers of a pair of sets."""
 
     def numbers(self, seen: Seen) -> list[Number]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from limner.contract.registry import Paper
 from limner.evaluate.metric import metric
 from limner.evaluate.metrics.neighbours import NeighbourMetric, pair_of_points, share_inside
-from limner.evaluate.metrics.statistics import Estimate
+from limner.evaluate.metrics.statistics import IntervalEstimate
 
 PAPER = Paper(
     "Improved precision and recall metric for assessing generative models",
@@ -33,8 +33,8 @@ K = 3
 class PrecisionAndRecall(NamedTuple):
     """Precision and recall with their intervals, both from 0 to 1."""
 
-    precision: Estimate
-    recall: Estimate
+    precision: IntervalEstimate
+    recall: IntervalEstimate
 
 
 def precision_recall(
@@ -66,6 +66,6 @@ class PrecisionRecall(NeighbourMetric):
 
     def both(
         self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
-    ) -> tuple[Estimate, Estimate]:
+    ) -> tuple[IntervalEstimate, IntervalEstimate]:
         """Compute precision and recall."""
         return precision_recall(real, fake, self.k)

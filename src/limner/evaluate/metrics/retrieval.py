@@ -36,7 +36,7 @@ from limner.contract.text import Tokenizer, text_spec, word_table
 from limner.evaluate.extractors.extractor import ImageText
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
-    Estimate,
+    IntervalEstimate,
     bootstrap_samples,
     checked_features,
     percentiles,
@@ -66,9 +66,9 @@ class Ranking(NamedTuple):
     Shares have Wilson's interval, the median rank a bootstrap interval.
     """
 
-    r1: Estimate
-    r5: Estimate
-    median_rank: Estimate
+    r1: IntervalEstimate
+    r5: IntervalEstimate
+    median_rank: IntervalEstimate
     gallery: int
 
 

@@ -24,7 +24,7 @@ NORMAL_97_5 = 1.959963984540054
 _SMALL_QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824}
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A number with its 95 % interval."""
 
     value: float
@@ -215,13 +215,13 @@ def bootstrap_samples(n: int, seed: int) -> Int64[Tensor, "draws n"]:
     return Noise.sampling(seed, DRAWS).integers(n, n)
 
 
-def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
+def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> IntervalEstimate:
     """Return a number with the middle 95 % of its bootstrap draws as the interval."""
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, low, high)
+    return IntervalEstimate(value, low, high)
 
 
-def expand(estimate: Estimate, n: int) -> Estimate:
+def expand(estimate: IntervalEstimate, n: int) -> IntervalEstimate:
     """Widen a bootstrap interval of n things by t / z sqrt(n / (n - 1)).
 
     By this factor, Student's interval of a mean is wider than a bootstrap's.
@@ -232,7 +232,7 @@ def expand(estimate: Estimate, n: int) -> Estimate:
     """
     value, low, high = estimate
     factor = student_quantile(n - 1) / NORMAL_97_5 * math.sqrt(n / (n - 1))
-    return Estimate(value, value - factor * (value - low), value + factor * (high - value))
+    return IntervalEstimate(value, value - factor * (value - low), value + factor * (high - value))
 
 
 def count_groups(n: int, groups: Int64[Tensor, "n"] | None) -> int:
@@ -264,7 +264,9 @@ def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None
     return math.sqrt(count / (count - 1) * float(deviations.square().sum())) / n
 
 
-def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> Estimate:
+def share_interval(
+    right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None
+) -> IntervalEstimate:
     """Compute a share with Wilson's interval, at the effective number of things.
 
     Args:
@@ -272,7 +274,7 @@ def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None =
         groups: as for `standard_error`.
     """
     share = float(right.double().mean())
-    return Estimate(share, *wilson_interval(share, effective_number(right, groups)))
+    return IntervalEstimate(share, *wilson_interval(share, effective_number(right, groups)))
 
 
 def effective_number(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> float:
@@ -298,7 +300,7 @@ def mean_interval(
     minimum: float = -math.inf,
     maximum: float = math.inf,
     groups: Int64[Tensor, "n"] | None = None,
-) -> Estimate:
+) -> IntervalEstimate:
     """Compute a mean with Student's interval: mean +- t s / sqrt(n).
 
     A bootstrap interval is too narrow for small n: for 3 normal numbers it contains the true mean
@@ -314,10 +316,10 @@ def mean_interval(
     """
     factor = student_quantile(count_groups(len(values), groups) - 1)
     mean, half = float(values.double().mean()), factor * standard_error(values, groups)
-    return Estimate(mean, max(minimum, mean - half), min(maximum, mean + half))
+    return IntervalEstimate(mean, max(minimum, mean - half), min(maximum, mean + half))
 
 
-def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
+def jackknife(value: float, without: Float64[Tensor, "groups"]) -> IntervalEstimate:
     """Return a number with Student's interval from the jackknife.
 
     Args:
@@ -330,7 +332,7 @@ def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
     half = student_quantile(len(without) - 1) * math.sqrt(
         (len(without) - 1) * float(without.var(correction=0))
     )
-    return Estimate(value, value - half, value + half)
+    return IntervalEstimate(value, value - half, value + half)
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
@@ -346,7 +348,7 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) -> Estimate:
+def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) -> IntervalEstimate:
     """Combine the intervals of several independent errors of one share.
 
     With the limits of interval k at distances l_k below and u_k above the share, the combined
@@ -363,7 +365,7 @@ def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) ->
     """
     below = math.hypot(*(value - low for low, _ in intervals))
     above = math.hypot(*(high - value for _, high in intervals))
-    return Estimate(value, max(0.0, value - below), min(1.0, value + above))
+    return IntervalEstimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
 def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
