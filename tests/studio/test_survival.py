@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from ports import free_port
 from probe import used
 
 from conftest import Studio, at_once, held, png, until
@@ -375,10 +376,22 @@ def test_a_failed_start_prints_one_line(studio: Studio, tmp_path: Path):
     assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
 
 
-@pytest.mark.parametrize("database", ["nonsense", "nothing://x", "mysql+nosuchdriver://x/y"])
+@pytest.mark.parametrize(
+    "database",
+    ["nonsense", "nothing://x", "mysql+nosuchdriver://x/y", "postgresql://u:p@127.0.0.1:8x/db"],
+)
 def test_an_invalid_database_is_refused_with_a_hint(database: str):
-    with pytest.raises(LimnerError, match=r"cannot be opened: .*; give --db postgresql://USER"):
+    message = r"cannot be opened: .*; give --db postgresql://USER"
+    with pytest.raises(LimnerError, match=message), locked_database(database):
         open_database(database)
+
+
+def test_an_unreachable_database_is_refused_with_the_reason():
+    message = r"postgresql cannot be opened: Connection refused; give --db .* that USER owns$"
+    with free_port() as port:
+        url = Settings(database=f"postgresql://u:p@127.0.0.1:{port}/db").url
+    with pytest.raises(LimnerError, match=message):
+        open_database(url)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7"])

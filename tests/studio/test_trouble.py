@@ -257,7 +257,7 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
 
 
 def test_a_missing_database_is_reported_with_the_databases_message(postgres: str, tmp_path: Path):
-    message = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
+    message = r'postgresql cannot be opened: database "limner_\d+x" does not exist; give --db'
     with pytest.raises(LimnerError, match=message):
         Store(Settings(database=f"{postgres}x").url, tmp_path)
 

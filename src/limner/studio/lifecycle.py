@@ -120,7 +120,7 @@ class Studio:
             location = self.settings.files or self.settings.folder
             message = f"cannot keep files in {location}: {error.strerror or error}"
             raise LimnerError(
-                f"{message}; check that the place exists, or give another --files"
+                f"{message}; check that it exists and can be written, or give another --files"
             ) from None
         self.store.keep(FILES_DOCUMENT, {"id": id})
 
@@ -138,7 +138,7 @@ class Studio:
             try:
                 old = time.time() - _UPLOAD_SECONDS
                 await in_slow_thread(self.store.forget_old, self.settings.keep, old)
-                await in_slow_thread(self.store.common.forget_copies)
+                await in_slow_thread(self.store.common.tidy)
             except Exception:  # the next try may succeed
                 log.exception("old pictures could not be deleted")
             await asyncio.sleep(_TIDY_SECONDS)
