@@ -426,6 +426,15 @@ def test_a_file_in_place_of_the_folder_of_files_is_said_at_the_start(tmp_path: P
         build(Settings(folder=tmp_path / "a", files=str(tmp_path / "file")))
 
 
+def test_a_second_signal_stops_at_once_and_without_a_traceback(own_studio: Callable[..., Studio]):
+    studio = own_studio(worker=("true",), wait=False)
+    assert studio.client.get("/healthz").status_code == 200
+    for number in (signal.SIGINT, signal.SIGTERM):
+        studio.process.send_signal(number)
+    studio.process.wait(60)
+    assert "Traceback" not in studio.log.read_text()
+
+
 def test_the_token_is_not_written_to_a_log(tmp_path: Path):
     command = [sys.executable, "-m", "limner", "studio", "--port", "0", "--token", "sesame"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
