@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from limner.contract.errors import LimnerError, install_command
 from limner.studio.problems import cause
@@ -40,14 +40,15 @@ def open_database(url: str) -> Engine:
 
 
 def _remedy(url: str, error: Exception) -> str:
-    """Return what to type to open a database that is not the studio's own file."""
+    """Return what to do to open the database."""
     if isinstance(error, ImportError) and url.startswith("postgresql+pg8000"):
         return f"; type: {install_command('postgres')}"
     form = "; give --db postgresql://USER:PASSWORD@HOST/NAME"
     if isinstance(error, ImportError | ArgumentError | ValueError):
         return f"{form}, or leave --db out"
     if url.startswith("sqlite"):
-        return ""
+        is_file = isinstance(error, OperationalError)
+        return "; check that its folder can be written, or give another --data" * is_file
     return f"{form} of a server that runs and a database that USER owns"
 
 
