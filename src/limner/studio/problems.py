@@ -9,6 +9,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from limner.contract.errors import DISK_FULL
+from limner.studio.background import log
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _UNREACHABLE_CODES = ("08", "40", "53", "57")
@@ -133,6 +134,11 @@ def cause(error: BaseException) -> str:
     reason = getattr(original.__cause__, "strerror", None)  # why a driver cannot connect
     message = _of_postgresql(error).get("M") or reason or original
     return (str(message).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def log_failure(what: str, error: Exception) -> None:
+    """Log an error: in one line if it is temporary, with its traceback otherwise."""
+    log.error("%s: %s", what, cause(error), exc_info=None if is_temporary(error) else error)
 
 
 def as_refusal(error: BaseException) -> RefusedError:
