@@ -111,7 +111,10 @@ def test_imports_in_the_documents_work(block: Block):
 
 
 @pytest.mark.parametrize(("where", "command"), LIMNER)
-def test_a_command_line_in_the_documents_parses(where: str, command: str):
+def test_a_command_line_in_the_documents_parses(
+    where: str, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIMNER_DB", "postgresql://db/limner")  # which deploy.md exports
     try:
         check_parses(command)
     except Exception as error:

@@ -231,7 +231,11 @@ def test_with_a_token_every_request_needs_it(own_studio: Callable[..., Studio]):
         assert response.status_code == 401 and response.json()["code"] == "no-token"
     page = get("/", params={"token": "a guess"}, headers={"Accept": "text/html"})
     assert page.status_code == 401 and 'name="token"' in page.text
-    assert "This token is wrong" in page.text
+    assert "This token is wrong" in page.text and "set-cookie" not in page.headers
+    stale = {"Accept": "text/html", "Cookie": "limner_token=old"}
+    assert "Max-Age=0" in get("/", headers=stale).headers["set-cookie"], (
+        "a browser must forget an old token, so that only its first page is slow"
+    )
     start = time.monotonic()
     at_once([lambda: get("/", params={"token": "a guess"})] * 3)
     assert time.monotonic() - start > 1, "concurrent wrong tokens must be delayed"

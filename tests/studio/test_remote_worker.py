@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from limner.commands.app import app
 from limner.contract.errors import LimnerError
 from limner.studio import leases, remote_worker
 from limner.studio.common_files import CommonFiles, common_files
+from limner.studio.database import open_database
 from limner.studio.leases import HostState, Owner
 from limner.studio.lifecycle import FILES_DOCUMENT
 from limner.studio.remote_worker import check_studio, leave_studio, work
@@ -159,6 +162,46 @@ def test_hosts_share_files_with_every_kind_of_store(tmp_path: Path, place: str |
     assert not local.fetch(name).exists()
 
 
+def test_hosts_may_open_an_empty_database_at_the_same_time(postgres: str):
+    def open_as_a_host(_: int) -> None:
+        open_database(Settings(database=postgres).url).dispose()
+
+    with ThreadPoolExecutor(8) as hosts:
+        list(hosts.map(open_as_a_host, range(8)))
+
+
+def test_a_missing_bucket_is_reported_and_not_created(tmp_path: Path):
+    files, created = CommonFiles(tmp_path, "memory://x"), list[str]()
+
+    class Buckets:
+        def makedirs(self, path: str, exist_ok: bool) -> None:
+            created.append(path)
+
+        def pipe_file(self, key: str, content: bytes) -> None:
+            raise FileNotFoundError(f"there is no bucket for {key}")
+
+    files._store, files._root = Buckets(), "bukcet/studio"
+    with pytest.raises(OSError, match="there is no bucket for bukcet/studio/limner-studio"):
+        files.mark("studio-1")
+    assert not created
+
+
+def test_a_store_that_does_not_answer_is_left_soon(tmp_path: Path, monkeypatch):
+    options = dict[str, Any]()
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url, **kw: (options.update(kw), "bucket"))
+    common_files(tmp_path, "s3://bucket")
+    assert options["config_kwargs"]["read_timeout"] < 60
+
+
+def test_only_old_partial_files_are_deleted(tmp_path: Path):
+    (tmp_path / "ab").mkdir()
+    for name, age in (("old", 7200), ("new", 60)):
+        (tmp_path / "ab" / f"{name}.partial").touch()
+        os.utime(tmp_path / "ab" / f"{name}.partial", (time.time() - age,) * 2)
+    CommonFiles(tmp_path).tidy()
+    assert [path.name for path in tmp_path.glob("ab/*")] == ["new.partial"]
+
+
 def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("limner.studio.common_files._MAX_COPIES", 2)
     for files, names in (
@@ -169,7 +212,7 @@ def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.Monk
             files.path(name * 64).parent.mkdir(exist_ok=True)
             files.path(name * 64).touch()
             os.utime(files.path(name * 64), (1000 - age, 1000 - age))
-        files.forget_copies()
+        files.tidy()
         assert sorted(path.name[0] for path in tmp_path.glob("*/*.png")) == [*names]
 
 
@@ -210,12 +253,20 @@ def test_a_worker_reports_missing_settings(
         check_studio(host)
 
 
-@pytest.mark.parametrize("words", [["studio", "worker"], ["studio-worker"]])
-def test_the_command_line_can_start_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        (["studio", "worker", "--database", "postgresql://db/x"], {}),
+        (["studio-worker"], {"LIMNER_DB": "postgresql://db/x"}),
+    ],
+)
+def test_the_command_line_can_start_workers(
+    words: list[str], variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
     calls: list[Settings] = []
     monkeypatch.setattr(remote_worker, "work", lambda settings, say: calls.append(settings))
-    options = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
-    assert CliRunner().invoke(app, [*words, *options]).exit_code == 0
+    options = ["--files", "s3://bucket/studio", "--lease", "5"]
+    assert CliRunner().invoke(app, [*words, *options], env=variables).exit_code == 0
     assert calls[0].url == "postgresql+pg8000://db/x" and calls[0].lease == 5
     assert calls[0].files == "s3://bucket/studio" and calls[0].folder == Path("studio-worker")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from ports import free_port
 from probe import used
 
 from conftest import Studio, at_once, held, png, until
@@ -375,10 +376,22 @@ def test_a_failed_start_prints_one_line(studio: Studio, tmp_path: Path):
     assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
 
 
-@pytest.mark.parametrize("database", ["nonsense", "nothing://x", "mysql+nosuchdriver://x/y"])
+@pytest.mark.parametrize(
+    "database",
+    ["nonsense", "nothing://x", "mysql+nosuchdriver://x/y", "postgresql://u:p@127.0.0.1:8x/db"],
+)
 def test_an_invalid_database_is_refused_with_a_hint(database: str):
-    with pytest.raises(LimnerError, match=r"cannot be opened: .*; give --db postgresql://USER"):
+    message = r"cannot be opened: .*; give --db postgresql://USER"
+    with pytest.raises(LimnerError, match=message), locked_database(database):
         open_database(database)
+
+
+def test_an_unreachable_database_is_refused_with_the_reason():
+    message = r"postgresql cannot be opened: Connection refused; give --db .* that USER owns$"
+    with free_port() as port:
+        url = Settings(database=f"postgresql://u:p@127.0.0.1:{port}/db").url
+    with pytest.raises(LimnerError, match=message):
+        open_database(url)
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7"])
@@ -411,6 +424,15 @@ def test_a_file_in_place_of_the_folder_of_files_is_said_at_the_start(tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(LimnerError, match=r"cannot keep files in .*file: .*give another --files"):
         build(Settings(folder=tmp_path / "a", files=str(tmp_path / "file")))
+
+
+def test_a_second_signal_stops_at_once_and_without_a_traceback(own_studio: Callable[..., Studio]):
+    studio = own_studio(worker=("true",), wait=False)
+    assert studio.client.get("/healthz").status_code == 200
+    for number in (signal.SIGINT, signal.SIGTERM):
+        studio.process.send_signal(number)
+    studio.process.wait(60)
+    assert "Traceback" not in studio.log.read_text()
 
 
 def test_the_token_is_not_written_to_a_log(tmp_path: Path):

@@ -184,9 +184,15 @@ def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
         assert "is not an option" in start_training(trainer, 422, options=[option])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in start_training(trainer, 422, options=[file])["message"]
-    status = ended(trainer, start_training(trainer, name="wrong", options=["train.setps=3"])["id"])
+    for option in ("train.setps=3", "train.device=cuda"):
+        problem = start_training(trainer, 422, options=[option])
+        assert f"unknown train option '{option.partition('=')[0]}'" in problem["message"]
+        assert "did you mean" in problem["hint"] or "known: " in problem["hint"]
+    status = ended(
+        trainer, start_training(trainer, name="wrong", options=["model.chanels=3"])["id"]
+    )
     assert status["state"] == "failed" and status["steps"] == 0
-    assert "unknown train option 'train.setps'" in status["error"]["message"]
+    assert "unknown model option 'model.chanels'" in status["error"]["message"]
     assert "did you mean" in status["error"]["message"] + status["error"]["hint"]
     assert trainer.client.delete("/api/v1/data/emoji").status_code == 409
     assert trainer.client.delete("/api/v1/data/bad").status_code == 204

@@ -25,7 +25,7 @@ from limner.contract.errors import LimnerError
 from limner.studio import database_lock
 from limner.studio.assets import store_upload
 from limner.studio.database_lock import locked_database
-from limner.studio.problems import as_refusal, is_temporary
+from limner.studio.problems import as_refusal, is_temporary, log_failure
 from limner.studio.serve import serve
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -256,8 +256,17 @@ def test_after_a_database_restart_the_studio_holds_its_lock_again(
     gc.collect()
 
 
+def test_a_temporary_error_is_logged_in_one_line(caplog: pytest.LogCaptureFixture):
+    log_failure("old pictures stay", OSError(5, "no route to the store"))
+    log_failure("old pictures stay", OperationalError("SELECT", {}, Exception("it is locked")))
+    log_failure("old pictures stay", RuntimeError("a mistake"))
+    lines = caplog.text.splitlines()
+    assert "no route to the store" in lines[0] and "stay: it is locked" in lines[1]
+    assert lines[-1] == "RuntimeError: a mistake" and "Traceback" not in "".join(lines[:2])
+
+
 def test_a_missing_database_is_reported_with_the_databases_message(postgres: str, tmp_path: Path):
-    message = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
+    message = r'postgresql cannot be opened: database "limner_\d+x" does not exist; give --db'
     with pytest.raises(LimnerError, match=message):
         Store(Settings(database=f"{postgres}x").url, tmp_path)
 

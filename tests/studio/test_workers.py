@@ -13,6 +13,7 @@ from test_store import asked, files
 from conftest import png
 from limner.studio.assets import store_upload
 from limner.studio.background import Tasks
+from limner.studio.catalogue import FILE
 from limner.studio.models import Models
 from limner.studio.order import WorkAhead
 from limner.studio.queue import Queue
@@ -115,6 +116,8 @@ class Batches:
     def __init__(self, folder: Path) -> None:
         self.store = Store(f"sqlite:///{folder / 'studio.db'}", folder)
         self.queue = Queue(self.store)
+        (folder / "emoji").mkdir()
+        (folder / "emoji" / FILE).touch()
         models = Models(folder, self.store, self.queue.wake.set)
         models.folders, models.stamps = {"emoji": folder / "emoji"}, {"emoji": ""}
         self.workers = Workers(Settings(folder=folder), self.store, models, self.queue, Tasks())
@@ -198,6 +201,14 @@ def test_the_measured_speed_counts_only_painted_pictures(
     assert batches.queue.eta(asked(1), WorkAhead(0, {})) == 2.0, (
         "the speed must not change if nothing was painted"
     )
+
+
+def test_a_job_of_a_model_that_was_just_deleted_reports_it(batches: Batches):
+    (batches.store.files / "emoji" / FILE).unlink()
+    id = batches.store.submit(asked()).id
+    batches.turn(lambda jobs: pytest.fail("it was begun"))
+    error = batches.job(id).error
+    assert error and error["message"] == "there is no model 'emoji' any more"
 
 
 @pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])

@@ -30,7 +30,10 @@ def studio_command(
     db: Annotated[
         str | None,
         typer.Option(
-            "--db", "--database", help="Database: postgresql://... (SQLite in the folder)."
+            "--db",
+            "--database",
+            envvar="LIMNER_DB",
+            help="Database: postgresql://... (SQLite in the folder).",
         ),
     ] = None,
     files: Annotated[

@@ -11,7 +11,13 @@ from limner.contract.errors import LimnerError, install_command
 
 def studio_worker_command(
     db: Annotated[
-        str, typer.Option("--db", "--database", help="Database of the studio: postgresql://...")
+        str,
+        typer.Option(
+            "--db",
+            "--database",
+            envvar="LIMNER_DB",
+            help="Database of the studio: postgresql://...",
+        ),
     ],
     files: Annotated[
         str,

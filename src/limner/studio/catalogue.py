@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +220,13 @@ def trainable_models() -> list[dict[str, Any]]:
         and entry.model.condition == "optional"
         and not _needs_a_model(entry.model)
     ]
+
+
+def training_options() -> list[str]:
+    """Return the names of the options of training, as typed on the command line."""
+    from limner.training.options import TrainOptions
+
+    return [f"train.{field.name}" for field in fields(TrainOptions)]
 
 
 def _needs_a_model(model: type) -> bool:

@@ -7,16 +7,24 @@ the files that this host used recently.
 import contextlib
 import errno
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from limner.contract.atomic_files import atomic_file, write_durably
 from limner.contract.errors import LimnerError, first_line, install_command
+from limner.studio.catalogue import modification_time
 
 _MAX_COPIES = 2_000
 """The largest number of copies that a host keeps."""
+_PARTIAL_SECONDS = 3600.0  # after which nobody writes a partial file any more
 _MARKER_FILE = "limner-studio.txt"
+_TIMES = {"connect_timeout": 5, "read_timeout": 10, "retries": {"total_max_attempts": 1}}
+_DRIVER_OPTIONS = {"s3": {"config_kwargs": _TIMES}}
+"""Options of fsspec's drivers, by the kind of URL. A store that does not answer is reported within
+a minute: s3fs tries five times, and the queue tries again.
+"""
 
 
 class CommonFiles:
@@ -78,7 +86,7 @@ class CommonFiles:
         key = self._store_path(path.relative_to(self.folder))
         with _raise_os_errors():
             if not self._store.exists(key) or self._store.size(key) != path.stat().st_size:
-                self._store.makedirs(self._store._parent(key), exist_ok=True)
+                self._make_folder(self._store._parent(key))
                 self._store.put_file(str(path), key)
 
     def remove(self, sha256: str) -> None:
@@ -89,8 +97,12 @@ class CommonFiles:
             with _raise_os_errors(), contextlib.suppress(FileNotFoundError):
                 self._store.rm_file(self._store_path(path.relative_to(self.folder)))
 
-    def forget_copies(self) -> None:
-        """Delete this host's oldest copies of files in the store."""
+    def tidy(self) -> None:
+        """Delete what a crash left half written, and this host's oldest copies of the store."""
+        old = time.time() - _PARTIAL_SECONDS
+        for path in self.folder.glob("*/*.partial"):
+            if modification_time(path) < old:  # another host may be writing a newer one
+                path.unlink(missing_ok=True)
         if self._store is None:
             return
         copies = sorted(self.folder.glob("*/*.png"), key=lambda path: -path.stat().st_mtime)
@@ -115,9 +127,17 @@ class CommonFiles:
         with _raise_os_errors():
             key = self._store_path(Path(_MARKER_FILE))
             if id is not None:
-                self._store.makedirs(self._root, exist_ok=True)
+                self._make_folder(self._root)
                 self._store.pipe_file(key, id.encode())
             return self._store.cat_file(key).decode() if self._store.exists(key) else ""
+
+    def _make_folder(self, path: str) -> None:
+        """Create a folder of the store, if it has folders: the path then begins with a slash.
+
+        Other paths begin with a bucket, which must exist, so that a misspelt one is not created.
+        """
+        if path.startswith("/"):
+            self._store.makedirs(path, exist_ok=True)
 
     def _store_path(self, path: Path) -> str:
         return f"{self._root}/{path.as_posix()}"
@@ -136,12 +156,13 @@ def common_files(folder: Path, files: str | None) -> CommonFiles:
 
 
 def _open_store(url: str) -> tuple[Any, str]:
+    kind = url.split("://")[0]
     try:
         from fsspec.core import url_to_fs
 
-        store, root = url_to_fs(url)
+        store, root = url_to_fs(url, **_DRIVER_OPTIONS.get(kind, {}))
     except (ImportError, ValueError) as error:
-        text, kind = str(error).splitlines()[0].rstrip("."), url.split("://")[0]
+        text = str(error).splitlines()[0].rstrip(".")
         driver = f"type: {install_command('s3')}" if kind == "s3" else "install the driver"
         raise LimnerError(
             f"files cannot be kept in {kind}://: {text[:1].lower()}{text[1:]}; {driver}, or give "

@@ -4,8 +4,8 @@ import logging
 from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from limner.contract.errors import LimnerError, install_command
 from limner.studio.problems import cause
@@ -13,6 +13,7 @@ from limner.studio.tables import Table
 
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another program to unlock the database, in seconds."""
+_SCHEMA_KEY = 0x7363686D  # key of PostgreSQL's advisory lock: "schm"
 
 
 def open_database(url: str) -> Engine:
@@ -27,21 +28,28 @@ def open_database(url: str) -> Engine:
     try:
         engine = _engine(url)
         _check(engine)
-        Table.metadata.create_all(engine)
-        _add_columns(engine)
+        with engine.begin() as connection:
+            _lock_schema(connection)
+            Table.metadata.create_all(connection)
+            _add_columns(connection)
     except Exception as error:  # drivers raise many types of errors
-        message = f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
+        kind = url.split("://")[0].partition("+")[0]
+        message = f"the database {kind} cannot be opened: {cause(error)}"
         raise LimnerError(message + _remedy(url, error)) from None
     return engine
 
 
 def _remedy(url: str, error: Exception) -> str:
-    """Return what to type if a URL cannot be read, or its driver is not installed."""
+    """Return what to do to open the database."""
     if isinstance(error, ImportError) and url.startswith("postgresql+pg8000"):
         return f"; type: {install_command('postgres')}"
-    if isinstance(error, ImportError | ArgumentError):
-        return "; give --db postgresql://USER:PASSWORD@HOST/NAME, or leave --db out"
-    return ""
+    form = "; give --db postgresql://USER:PASSWORD@HOST/NAME"
+    if isinstance(error, ImportError | ArgumentError | ValueError):
+        return f"{form}, or leave --db out"
+    if url.startswith("sqlite"):
+        is_file = isinstance(error, OperationalError)
+        return "; check that its folder can be written, or give another --data" * is_file
+    return f"{form} of a server that runs and a database that USER owns"
 
 
 def _check(engine: Engine) -> None:
@@ -60,17 +68,25 @@ def _check(engine: Engine) -> None:
         )
 
 
-def _add_columns(engine: Engine) -> None:
+def _lock_schema(connection: Connection) -> None:
+    """Let other hosts that open the database wait until this transaction has changed its tables.
+
+    A file of SQLite is opened by one studio only.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_KEY})"))
+
+
+def _add_columns(connection: Connection) -> None:
     """Add the columns of later versions, which may be empty, to tables of an earlier version."""
     for table in Table.metadata.sorted_tables:
-        names = {column["name"] for column in inspect(engine).get_columns(table.name)}
+        names = {column["name"] for column in inspect(connection).get_columns(table.name)}
         for column in table.columns:
             if column.name not in names:
-                kind = column.type.compile(engine.dialect)
-                with engine.begin() as connection:
-                    connection.execute(
-                        text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
-                    )
+                kind = column.type.compile(connection.dialect)
+                connection.execute(
+                    text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                )
 
 
 def _engine(url: str) -> Engine:

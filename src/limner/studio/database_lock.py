@@ -54,7 +54,7 @@ def locked_database(url: str) -> Iterator[None]:
                 stack.enter_context(locked_file(Path(str(parsed.database)), message))
             elif parsed.get_backend_name() == "postgresql":
                 stack.enter_context(_advisory_lock(url, message))
-        except (SQLAlchemyError, ImportError, OSError):
+        except (SQLAlchemyError, ImportError, OSError, ValueError):
             pass
         yield
 

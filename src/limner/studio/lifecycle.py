@@ -8,7 +8,7 @@ from limner.studio.background import Tasks, in_slow_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
-from limner.studio.problems import Problem
+from limner.studio.problems import Problem, log_failure
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -120,7 +120,7 @@ class Studio:
             location = self.settings.files or self.settings.folder
             message = f"cannot keep files in {location}: {error.strerror or error}"
             raise LimnerError(
-                f"{message}; check that the place exists, or give another --files"
+                f"{message}; check that it exists and can be written, or give another --files"
             ) from None
         self.store.keep(FILES_DOCUMENT, {"id": id})
 
@@ -129,8 +129,8 @@ class Studio:
         while True:
             try:
                 await self.queue.follow()
-            except Exception:  # the next try may succeed
-                log.exception("the reports of workers on other hosts could not be read")
+            except Exception as error:  # the next try may succeed
+                log_failure("the reports of workers on other hosts could not be read", error)
             await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _tidy(self) -> None:
@@ -138,7 +138,7 @@ class Studio:
             try:
                 old = time.time() - _UPLOAD_SECONDS
                 await in_slow_thread(self.store.forget_old, self.settings.keep, old)
-                await in_slow_thread(self.store.common.forget_copies)
-            except Exception:  # the next try may succeed
-                log.exception("old pictures could not be deleted")
+                await in_slow_thread(self.store.common.tidy)
+            except Exception as error:  # the next try may succeed
+                log_failure("old pictures could not be deleted", error)
             await asyncio.sleep(_TIDY_SECONDS)

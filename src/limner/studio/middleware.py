@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import ClientDisconnect, cookie_parser
@@ -40,6 +40,7 @@ _UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
 """Routes that take uploads, and the largest number of bytes of each."""
 _MAX_CONCURRENT = 4
 _GUESS_SECONDS = 0.5  # delay for each wrong token, one at a time
+_COOKIE_SECONDS = 365 * 86_400
 _MAX_FORM_BYTES = 2**14  # bytes of a form with a token
 _TOKEN_PAGE_HEADERS = {
     b"content-type": b"text/html; charset=utf-8",
@@ -152,12 +153,17 @@ class Guard:
     async def _ask_for_token(
         self, scope: Scope, headers: dict[str, str], send: Send, refusal: tuple[int, str, str, str]
     ) -> None:
-        """Refuse a request without the token; wrong tokens are answered slowly, one at a time."""
+        """Refuse a request without the token; wrong tokens are answered slowly, one at a time.
+
+        The page for the token makes the browser forget an old one, and is slow only once.
+        """
         guess = any(self._sent_tokens(scope, headers))
         if guess:
             await self._wait()
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            await _token_page(send, guess, scope["path"])
+            is_stale = COOKIE in cookie_parser(headers.get("cookie", ""))
+            extra = [(b"set-cookie", _cookie("", 0).encode())] if is_stale else []
+            await _token_page(send, guess, scope["path"], extra)
         else:
             await _answer(send, *refusal)
 
@@ -251,8 +257,12 @@ def cookie(token: str, *, encrypted: bool = False) -> str:
         token: token of the studio.
         encrypted: whether the browser uses https, and must send the token only with https.
     """
-    header = f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
-    return header + ("; Secure" if encrypted else "")
+    return _cookie(quote(token), _COOKIE_SECONDS) + ("; Secure" if encrypted else "")
+
+
+def _cookie(value: str, seconds: int) -> str:
+    """Return the header that makes a browser keep a value for a time; for 0 seconds, forget it."""
+    return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}"
 
 
 def came_by_https(headers: Mapping[str, str]) -> bool:
@@ -281,10 +291,12 @@ def _place(path: str) -> str:
     return path if _PATH_PATTERN.fullmatch(path) else "/"
 
 
-async def _token_page(send: Send, guess: bool, place: str) -> None:
+async def _token_page(
+    send: Send, guess: bool, place: str, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     """Answer with the page that has a field for the token, and leads on to a path."""
     message = "This token is wrong." if guess else ""
-    headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
+    headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items(), *extra]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
     page = _TOKEN_PAGE.replace("MESSAGE", message).replace("PLACE", _place(place))
     await send({"type": "http.response.body", "body": page.encode()})

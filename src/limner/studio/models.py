@@ -34,6 +34,7 @@ class Models:
         folders: folders of all models, by name.
         stamps: texts that change when a model's file does, by name.
         trainable_models: models that can be trained on pictures alone.
+        training_options: names of the options of training, such as `train.lr`.
         recall_event: event that is set after the first search for models.
         version: id that is new after every change of the descriptions.
     """
@@ -46,6 +47,7 @@ class Models:
         self.broken: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.trainable_models: list[Document] = []
+        self.training_options: list[str] = []
         self.stamps: dict[str, str] = {}
         self._described_stamps: dict[str, str] = {}
         self._last_refresh = self._refresh_seconds = 0.0
@@ -95,6 +97,7 @@ class Models:
             return
         answer = await ask({"do": "describe", "models": unknown, "weights": self._shared})
         self.trainable_models = answer.get("trainable", self.trainable_models)
+        self.training_options = answer.get("training_options", self.training_options)
         self._learn(answer["models"], stamps)
         for name in unknown:  # so that a model that vanished is not requested again
             self._described_stamps.setdefault(name, stamps[name])

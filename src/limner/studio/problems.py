@@ -9,6 +9,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from limner.contract.errors import DISK_FULL
+from limner.studio.background import log
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _UNREACHABLE_CODES = ("08", "40", "53", "57")
@@ -129,8 +130,15 @@ def _of_postgresql(error: BaseException) -> Mapping[str, str]:
 
 def cause(error: BaseException) -> str:
     """Return the message of an error, of the database's if it is one, in one line."""
-    message = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
+    original = getattr(error, "orig", None) or error
+    reason = getattr(original.__cause__, "strerror", None)  # why a driver cannot connect
+    message = _of_postgresql(error).get("M") or reason or original
     return (str(message).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def log_failure(what: str, error: Exception) -> None:
+    """Log an error: in one line if it is temporary, with its traceback otherwise."""
+    log.error("%s: %s", what, cause(error), exc_info=None if is_temporary(error) else error)
 
 
 def as_refusal(error: BaseException) -> RefusedError:
@@ -149,8 +157,9 @@ def as_refusal(error: BaseException) -> RefusedError:
         message = f"the connection to the database or the files broke: {reason}"
         return RefusedError(503, "connection", message, "try again in a moment", _BUSY_SECONDS)
     if isinstance(error, OSError):
-        reason = (error.strerror or line).lower()
-        hint = "check that their folder can be read and written"
+        reason = error.strerror or cause(error)
+        reason = reason[:1].lower() + reason[1:]
+        hint = "check that their place can be read and written"
         return RefusedError(500, "storage", f"the studio's files fail: {reason}", hint)
     if isinstance(error, MemoryError):
         return RefusedError(503, "memory", "this machine is out of memory", "try again later", 5)

@@ -132,7 +132,7 @@ class RemoteWorker:
                 await self.models.refresh()
                 if time.monotonic() - last_tidy > _TIDY_SECONDS:
                     last_tidy = time.monotonic()
-                    await in_slow_thread(self.store.common.forget_copies)
+                    await in_slow_thread(self.store.common.tidy)
                 last_message = ""
             except Exception as error:  # the database may be back before the lease has expired
                 message = as_refusal(error).message

@@ -36,6 +36,7 @@ from limner.studio.problems import (
     Problem,
     RefusedError,
     as_refusal,
+    cause,
     errors,
     malformed_response,
     problem,
@@ -97,7 +98,7 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(OSError)
     async def answer_failure(_: Any, error: Exception) -> Response:
-        log.error("a request failed: %s", error)
+        log.error("a request failed: %s", cause(error))
         return refusal(as_refusal(error))
 
     @app.exception_handler(LimnerError)

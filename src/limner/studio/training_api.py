@@ -15,6 +15,7 @@ DELETE /api/v1/trainings/{id}/run       delete one that was started here, with i
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
@@ -39,12 +40,28 @@ def checked_option(option: str) -> str:
     Raises:
         ValueError: the text is not an option, or the option names a file.
     """
-    name = ".".join(option.partition("=")[0].split(".")[:2])
+    name = option_name(option)
     if name in _FILE_OPTIONS:
         raise ValueError(f"{name} names a file; give it on the command line")
     if not _OPTION_PATTERN.fullmatch(option):
         raise ValueError(f"{option!r} is not an option; write for example train.lr=1e-4")
     return option
+
+
+def option_name(option: str) -> str:
+    """Return the section and the name of an option, as in `train.lr`."""
+    return ".".join(option.partition("=")[0].split(".")[:2])
+
+
+def check_training_options(options: Sequence[str], known: Sequence[str]) -> None:
+    """Check the names of the options of training; the options of a model depend on the model.
+
+    Raises:
+        LimnerError: there is no such option.
+    """
+    for name in map(option_name, options):
+        if known and name.startswith("train.") and name not in known:
+            raise unknown("train option", name, known, "limner options train")
 
 
 Option = Annotated[str, Field(max_length=200), AfterValidator(checked_option)]
@@ -223,6 +240,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         names = [model["name"] for model in studio.models.trainable_models]
         if body.model not in names:
             raise unknown("model", body.model, names, "see GET /api/v1/trainings")
+        check_training_options(body.options, studio.models.training_options)
         data = await in_slow_thread(studio.data_sets.get, body.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
@@ -259,6 +277,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def resume(id: PathId, further: Further) -> Any:
         """Resume a training, as `limner resume` does; `train.steps=MORE` goes beyond the plan."""
+        check_training_options(further.options, studio.models.training_options)
         await in_slow_thread(trainings.resume, id, further.options)
         return await answer(id)
 

@@ -49,7 +49,7 @@ from limner.data.picture_files import read_mask, read_picture, read_whole
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.sigterm import hold_sigterm
-from limner.studio.catalogue import describe_model, trainable_models
+from limner.studio.catalogue import describe_model, trainable_models, training_options
 from limner.studio.common_files import CommonFiles
 from limner.studio.settings import MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
@@ -98,7 +98,8 @@ class Worker:
                 message = f"it cannot be read ({type(error).__name__}); make or copy it again"
                 description = {"name": name, "broken": message}
             models.append(description or {"name": name, "broken": ""})
-        self.write({"is": "models", "models": models, "trainable": trainable_models()})
+        training = {"trainable": trainable_models(), "training_options": training_options()}
+        self.write({"is": "models", "models": models} | training)
 
     def model(self, folder: str, controls: Sequence[tuple[str, str]] = ()) -> GenerativeModel:
         """Return a model, from memory if it was used recently and has not changed since.

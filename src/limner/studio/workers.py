@@ -11,6 +11,7 @@ from typing import Any
 
 from limner.studio import assets
 from limner.studio.background import Tasks, in_slow_thread, in_thread, log
+from limner.studio.catalogue import stamp
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
 from limner.studio.problems import Problem, as_refusal
@@ -267,14 +268,15 @@ class Workers:
         current = await in_thread(self._store.job, job.id)
         if current is None or current.state == CANCELLED:
             return None
-        folder, inputs = self._models.folder(job), dict[str, str]()
-        names: list[str] = job.params.get("controls", [])
-        controls = [(name, str(self._models.folders.get(name, ""))) for name in names]
-        missing = [job.model] if folder is None else [name for name, path in controls if not path]
+        names, inputs = job.params.get("controls", []), dict[str, str]()
+        folders = {name: self._models.folders.get(name) for name in names}
+        folders[job.model] = folder = self._models.folder(job)
+        missing = [name for name, path in folders.items() if path is None or not stamp(path)]
         if missing:
-            message = f"there is no model '{missing[0]}' any more"
-            await self._queue.fail(job.id, Problem(code="gone", message=message))
+            message, hint = f"there is no model '{missing[0]}' any more", "choose another model"
+            await self._queue.fail(job.id, Problem(code="gone", message=message, hint=hint))
             return None
+        controls = [(name, str(folders[name])) for name in names]
         for name, id in job.inputs.items():
             picture = await in_thread(self._store.picture, id)
             file = picture and await in_slow_thread(self._store.common.fetch, picture.sha256)
