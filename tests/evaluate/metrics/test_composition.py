@@ -420,7 +420,7 @@ def test_pictures_with_scene_captions_are_evaluated_in_any_order():
     assert skills(reordered, "real (scenes)") == skills(report, "real (scenes)")
     with pytest.raises(LimnerError, match="has none of the captions of the first"):
         judged(Captioned(data, order, "a thing that no scene has"))
-    with pytest.raises(LimnerError, match="it checks the captions of scenes, and shades"):
+    with pytest.raises(LimnerError, match="it checks captions of scenes, and shades"):
         evaluate(
             Shades(40), Shades(40, seed=1), metrics=["composition"], extractor=Eye(), quiet=True
         )
