@@ -23,9 +23,8 @@ def attention_command(
     from limner.commands.sheets.attention import ATTENTION, attention_sheet, stored_request
     from limner.commands.task import with_stored_model
 
-    other = SamplingRequest.of(
-        {"model": model}
-    )  # of the stored settings, a new prompt keeps the model
+    # Of the stored settings, a new prompt keeps the model.
+    other = SamplingRequest.of({"model": model})
     stored = with_stored_model(other, image, ATTENTION) if prompt else stored_request(image)
     if model not in (None, stored.model):  # another model may have other classes
         stored = replace(stored, labels=())

@@ -107,9 +107,8 @@ async def _serve_app(
     server.on_stop = lambda: loop.call_soon_threadsafe(drain)  # pyright: ignore
     say(address(settings, listener.getsockname()[1]))
     await server.serve([listener])
-    if (
-        server.force_exit
-    ):  # uvicorn would leave the studio's tasks to be cancelled, with a traceback
+    if server.force_exit:
+        # Otherwise uvicorn leaves the studio's tasks to be cancelled, with a traceback.
         await server.lifespan.shutdown()
 
 
