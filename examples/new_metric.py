@@ -25,7 +25,7 @@ from limner.evaluate.metrics.statistics import (
     jackknife,
     random_order,
 )
-from limner.evaluate.passes import Seen
+from limner.evaluate.passes import Observations
 from limner.evaluate.report import Number
 
 TITLE = "The Vendi score: a diversity evaluation metric for machine learning"
@@ -59,10 +59,10 @@ class Vendi(FeatureMetric):  # so it needs an extractor, and gets the subject's 
     min_pictures = PARTS  # fewer pictures are refused
     redrawn = ("subject",)  # the set over which intervals are taken
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Return the score of the subject, and that of as many other real pictures."""
         numbers: list[Number] = []
         for row, pictures in self.sets.items():
-            x = seen.of(pictures, self.observer)["features"]
+            x = observations.of(pictures, self.observer)["features"]
             numbers.append(self.number("Vendi", vendi(x), len(x), row=row, better=self.better))
         return numbers

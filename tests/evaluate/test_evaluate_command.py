@@ -198,12 +198,12 @@ def test_a_mistake_gives_one_line_and_exit_code_2(limner_, home: Path):
 
 
 def test_ctrl_c_prints_how_to_continue(limner_, monkeypatch: pytest.MonkeyPatch):
-    from limner.evaluate.passes import Seen
+    from limner.evaluate.passes import Observations
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Seen, "do_share", interrupt)
+    monkeypatch.setattr(Observations, "do_share", interrupt)
     code, out, err = limner_("evaluate", "run", "--extractor", "lenet", "--seed", "3")
     assert (code, out) == (130, "") and "type the same command again" in err
 
@@ -229,18 +229,18 @@ def test_shares_cover_all_blocks_exactly_once(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("LIMNER_CACHE", str(home / "shares"))
     monkeypatch.chdir(home)
     options = EvaluationOptions(n=150, extractor="lenet")
-    seen = prepare(torch.device("cpu"), "run", None, options).seen
-    total = seen.count_waiting()
+    observations = prepare(torch.device("cpu"), "run", None, options).observations
+    total = observations.count_waiting()
     parts = [Share(number, 4) for number in range(4)]
-    assert sum(map(seen.count_waiting, parts)) == total
+    assert sum(map(observations.count_waiting, parts)) == total
     for part in parts:
-        seen.do_share(lambda _: None, part)
+        observations.do_share(lambda _: None, part)
 
     def look_again(*_: object) -> None:
         raise AssertionError("a block is done twice")
 
     monkeypatch.setattr(FeatureObserver, "look", look_again)
-    seen.do_share(lambda _: None)
+    observations.do_share(lambda _: None)
 
 
 def test_training_logs_numbers_and_is_not_changed_by_evaluation(home: Path, monkeypatch):

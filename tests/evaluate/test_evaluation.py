@@ -38,7 +38,7 @@ from limner.evaluate.metrics.fld import fld
 from limner.evaluate.metrics.kid import kid
 from limner.evaluate.metrics.mind import floor, mind
 from limner.evaluate.metrics.statistics import random_order
-from limner.evaluate.passes import Observer, Seen, Share
+from limner.evaluate.passes import Observations, Observer, Share
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Number, Report, append_report, read_reports
 from limner.evaluate.subject import Candidate, open_reference
@@ -243,9 +243,9 @@ def test_pictures_are_painted_again_if_the_code_changed():
 
 def test_discarding_keeps_unfinished_blocks_of_other_observers():
     real = RealPictures(Shades(70))
-    a, b = (Seen([(real, Notes(name))]) for name in "ab")
-    for seen in (a, b):
-        seen.do_share(lambda _: None, Share(0, 2))
+    a, b = (Observations([(real, Notes(name))]) for name in "ab")
+    for observations in (a, b):
+        observations.do_share(lambda _: None, Share(0, 2))
     a.discard()
     (work,) = (cache_folder() / "work").iterdir()
     assert [file.name.split(".")[1][0] for file in work.iterdir()] == ["b"]
@@ -763,7 +763,7 @@ def test_an_observer_must_return_a_row_per_picture(found: object):
 
     real, observer = RealPictures(Shades(64)), Own()
     with pytest.raises(LimnerError, match="look of Own does not return a row for each of 64 pict"):
-        Seen([(real, observer)]).of(real, observer)
+        Observations([(real, observer)]).of(real, observer)
 
 
 def test_an_observer_may_return_parts_of_one_tensor():
@@ -775,7 +775,7 @@ def test_an_observer_may_return_parts_of_one_tensor():
             return {"all": flat, "first": flat[:, :2], "same": flat}
 
     real, observer = RealPictures(Shades(64)), Own()
-    rows = Seen([(real, observer)]).of(real, observer)
+    rows = Observations([(real, observer)]).of(real, observer)
     assert torch.equal(rows["all"], rows["same"])
     assert torch.equal(rows["all"][:, :2], rows["first"])
 

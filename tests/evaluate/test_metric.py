@@ -7,7 +7,7 @@ import torch
 
 from limner.contract.errors import LimnerError
 from limner.evaluate.metric import Metric, Setting, needs_of, numbers_of, sheets_of
-from limner.evaluate.passes import Seen
+from limner.evaluate.passes import Observations
 from limner.evaluate.report import Number
 
 
@@ -23,14 +23,14 @@ class Own(Metric):
     def needs(self) -> Any:
         return self.result
 
-    def numbers(self, seen: Seen) -> Any:
+    def numbers(self, observations: Observations) -> Any:
         return self.result
 
-    def sheets(self, seen: Seen) -> Any:
+    def sheets(self, observations: Observations) -> Any:
         return self.result
 
 
-SEEN = cast("Seen", None)
+SEEN = cast("Observations", None)
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
 

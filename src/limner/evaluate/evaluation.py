@@ -23,7 +23,7 @@ from limner.data.mixed import MixedSources
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting, numbers_of, sheets_of
-from limner.evaluate.passes import DigestObserver, Seen, Share
+from limner.evaluate.passes import DigestObserver, Observations, Share
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.preparation import SHEET_PICTURES, EvaluationOptions, prepare
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append_report
@@ -99,18 +99,20 @@ def evaluate(
     options = EvaluationOptions(
         metrics, n, seed, extractor, weights, sampler or {}, likelihood or {}, data or {}, training
     )
-    setting, needs, left_out, pictures, digests, seen = prepare(place, subject, against, options)
+    setting, needs, left_out, pictures, digests, observations = prepare(
+        place, subject, against, options
+    )
     candidate, reference = setting.candidate, setting.against
     if workers > 1 or ray:
         args = device, subject, against, options
-        _observe_by_ray(seen, args, workers, ray, device, quiet)
+        _observe_by_ray(observations, args, workers, ray, device, quiet)
     else:
-        _observe_share(seen, place, quiet)
+        _observe_share(observations, place, quiet)
 
     def make_report() -> Report:
         extractors = {m.extractor.name: m.extractor for m in needs if m.extractor}
-        remarks = [*_remarks(setting, extractors), *_repetitions(seen, pictures, digests)]
-        numbers, sheets, failures = _measure(seen, [*needs], strict=metrics is not None)
+        remarks = [*_remarks(setting, extractors), *_repetitions(observations, pictures, digests)]
+        numbers, sheets, failures = _measure(observations, [*needs], strict=metrics is not None)
         samples = range(min(SHEET_PICTURES, len(pictures)))
         return Report(
             subject=_subject(setting),
@@ -130,8 +132,8 @@ def evaluate(
             device=place.type,
             date=date,
             seconds=time.perf_counter() - start,
-            painting_seconds=seen.seconds(pictures),
-            pictures={"samples": seen.pixels(pictures, samples)} | sheets,
+            painting_seconds=observations.seconds(pictures),
+            pictures={"samples": observations.pixels(pictures, samples)} | sheets,
         )
 
     report = _report_of_first_process(make_report, place)
@@ -141,11 +143,11 @@ def evaluate(
                 append_report(report, candidate.run)
             except LimnerError as error:
                 say(str(error))
-        seen.discard()
+        observations.discard()
     return report
 
 
-def _observe_share(seen: Seen, device: torch.device, quiet: bool) -> None:
+def _observe_share(observations: Observations, device: torch.device, quiet: bool) -> None:
     """Paint and observe this process's share, and wait for the other processes.
 
     Raises:
@@ -153,8 +155,8 @@ def _observe_share(seen: Seen, device: torch.device, quiet: bool) -> None:
     """
     failure: LimnerError | None = None
     try:
-        with painting_progress(seen.count_waiting(), "judging", quiet) as advance:
-            seen.do_share(advance)
+        with painting_progress(observations.count_waiting(), "judging", quiet) as advance:
+            observations.do_share(advance)
     except LimnerError as error:
         failure = error
     if processes.anyone(failure is not None, device):
@@ -162,14 +164,19 @@ def _observe_share(seen: Seen, device: torch.device, quiet: bool) -> None:
 
 
 def _observe_by_ray(
-    seen: Seen, args: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
+    observations: Observations,
+    args: Sequence[Any],
+    workers: int,
+    address: str | None,
+    device: str,
+    quiet: bool,
 ) -> None:
     """Paint and observe with the processes of a Ray cluster.
 
     Blocks that are not in this machine's cache, because a process ran elsewhere or was lost, are
     computed here when the numbers are made.
     """
-    if not seen.count_waiting():
+    if not observations.count_waiting():
         return
     shares = workers * _SHARES_PER_WORKER
     with painting_progress(shares, "judging", quiet) as advance:
@@ -199,20 +206,22 @@ class _ShareWorker:
     ) -> None:
         keep_freed_memory()
         self.shares = shares
-        self.seen = prepare(processes.device(device), subject, against, options).seen
+        self.observations = prepare(
+            processes.device(device), subject, against, options
+        ).observations
 
     def do(self, number: int) -> None:
         """Paint and observe one share."""
-        self.seen.do_share(lambda _: None, Share(number, self.shares))
+        self.observations.do_share(lambda _: None, Share(number, self.shares))
 
 
 def _measure(
-    seen: Seen, metrics: Sequence[Metric], strict: bool
+    observations: Observations, metrics: Sequence[Metric], strict: bool
 ) -> tuple[list[Number], dict[str, Any], dict[str, str]]:
     """Compute numbers and sheets of all metrics, and why some turn out to have no value.
 
     Args:
-        seen: the observed pictures.
+        observations: the observed pictures.
         metrics: the metrics.
         strict: whether to raise an error if a metric has no value.
     """
@@ -221,7 +230,7 @@ def _measure(
     failures: dict[str, str] = {}
     for metric in metrics:
         try:
-            results, pictures = numbers_of(metric, seen), sheets_of(metric, seen)
+            results, pictures = numbers_of(metric, observations), sheets_of(metric, observations)
         except LimnerError as error:
             if strict:
                 raise
@@ -318,14 +327,16 @@ def _remarks(setting: Setting, extractors: Mapping[str, Extractor]) -> Iterator[
         yield f"training draws the sources of {real.name} by share; here each picture counts once"
 
 
-def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> Iterator[str]:
+def _repetitions(
+    observations: Observations, subject: PictureSet, digests: DigestObserver
+) -> Iterator[str]:
     """Yield a remark if some pictures are the same.
 
     Raises:
         LimnerError: all pictures are the same.
     """
     n, is_painted = len(subject), isinstance(subject, PaintedPictures)
-    count = len(seen.of(subject, digests)["digest"].unique())
+    count = len(observations.of(subject, digests)["digest"].unique())
     if count == 1 < n:
         remedy = "inspect one with limner sample" if is_painted else "give other pictures"
         raise LimnerError(

@@ -34,7 +34,7 @@ from limner.evaluate.metrics.statistics import (
     mean_interval,
     share_interval,
 )
-from limner.evaluate.passes import FeatureObserver, Observer, Seen
+from limner.evaluate.passes import FeatureObserver, Observations, Observer
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.evaluate.subject import Candidate, Reference
@@ -170,10 +170,10 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the numbers from what was observed, the subject's first."""
 
-    def sheets(self, seen: Seen) -> dict[str, Pixels]:
+    def sheets(self, observations: Observations) -> dict[str, Pixels]:
         """Return pictures that illustrate the numbers, by the name of their sheet."""
         return {}
 
@@ -402,14 +402,14 @@ def needs_of(metric: Metric) -> list[tuple[PictureSet, Observer]]:
     return cast("list[tuple[PictureSet, Observer]]", needs)
 
 
-def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
+def numbers_of(metric: Metric, observations: Observations) -> list[Number]:
     """Return a metric's numbers, converted to the types of their fields.
 
     Raises:
         LimnerError: the metric returns something other than a list of numbers, or a field has a
             wrong type.
     """
-    name, numbers = type(metric).__name__, cast("object", metric.numbers(seen))
+    name, numbers = type(metric).__name__, cast("object", metric.numbers(observations))
     parts = cast("list[object]", numbers) if isinstance(numbers, list) else []
     other = next((type(part).__name__ for part in parts if not isinstance(part, Number)), None)
     if other or not parts:
@@ -421,13 +421,13 @@ def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
     return [Number(**validate_options(Number, vars(number), kind=kind)) for number in parts]
 
 
-def sheets_of(metric: Metric, seen: Seen) -> dict[str, Pixels]:
+def sheets_of(metric: Metric, observations: Observations) -> dict[str, Pixels]:
     """Return the pictures that illustrate a metric's numbers.
 
     Raises:
         LimnerError: the metric returns something other than named sheets of bytes.
     """
-    sheets: object = metric.sheets(seen)
+    sheets: object = metric.sheets(observations)
     parts = cast("dict[object, object]", sheets) if isinstance(sheets, dict) else {0: sheets}
     for name, sheet in parts.items():
         is_name = isinstance(name, str) and Path(name).name == name

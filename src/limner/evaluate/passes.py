@@ -303,7 +303,7 @@ def _ending(observer: Observer) -> str:
     return f"{observer.name}-{cache_key(observer.fingerprint)}"
 
 
-class Seen:
+class Observations:
     """The observed pictures of an evaluation: all sets with their observers.
 
     Args:

@@ -15,7 +15,7 @@ from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor, check_attributes, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
-from limner.evaluate.passes import DigestObserver, Observer, Seen
+from limner.evaluate.passes import DigestObserver, Observations, Observer
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.source_code import code_of
 from limner.evaluate.subject import (
@@ -69,7 +69,7 @@ class Preparation(NamedTuple):
         left_out: the other metrics, with the reason.
         sheet_pictures: the pictures of the sheet.
         digests: the observer that finds equal pictures among them.
-        seen: the pictures that have to be observed.
+        observations: the pictures that have to be observed.
     """
 
     setting: Setting
@@ -77,7 +77,7 @@ class Preparation(NamedTuple):
     left_out: dict[str, str]
     sheet_pictures: PictureSet
     digests: DigestObserver
-    seen: Seen
+    observations: Observations
 
 
 def prepare(
@@ -113,8 +113,10 @@ def prepare(
     pictures, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in needs):  # then only the sheet is painted
         pictures = pictures.first(SHEET_PICTURES)
-    seen = Seen([(pictures, digests), *(pair for pairs in needs.values() for pair in pairs)])
-    return Preparation(setting, needs, left_out, pictures, digests, seen)
+    observations = Observations(
+        [(pictures, digests), *(pair for pairs in needs.values() for pair in pairs)]
+    )
+    return Preparation(setting, needs, left_out, pictures, digests, observations)
 
 
 def setting_of(

@@ -34,7 +34,7 @@ from limner.data.decode import (
     to_pixels,
 )
 from limner.evaluate.metrics.likelihood import LikelihoodObserver, kind_of
-from limner.evaluate.passes import Seen
+from limner.evaluate.passes import Observations
 from limner.evaluate.picture_sets import Numbers, RealPictures
 from limner.evaluate.subject import Candidate, check_alike, open_reference, open_subject
 from limner.evaluate.tables import align_columns
@@ -255,15 +255,15 @@ class Scorer:
         records = load_kept(path)
         if records is None:
             pictures.fingerprint = name  # a separate work folder from that of evaluations
-            seen = Seen([(pictures, observer)])
-            with painting_progress(seen.count_waiting(), "scoring real") as advance:
-                seen.do_share(advance)
-            records = seen.of(pictures, observer)
+            observations = Observations([(pictures, observer)])
+            with painting_progress(observations.count_waiting(), "scoring real") as advance:
+                observations.do_share(advance)
+            records = observations.of(pictures, observer)
             try:
                 keep_tensors(path, records)
             except LimnerError:
                 say(f"{path.parent} cannot be written, so the scores are computed each time")
-            seen.discard()
+            observations.discard()
         return records["nats"], kind_of(records)
 
     def read(self, path: Path) -> tuple[Images, str]:

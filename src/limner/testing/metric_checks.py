@@ -36,7 +36,7 @@ from limner.evaluate.metric import (
     needs_of,
     numbers_of,
 )
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.evaluate.subject import Candidate, Reference
@@ -147,7 +147,7 @@ class NormalModel(LikelihoodModel):
         yield torch.zeros(n, *self.spec.shape)
 
 
-class SeenAtOnce(Seen):
+class ObservationsAtOnce(Observations):
     """The outputs of observers for complete sets of pictures, without a cache.
 
     Args:
@@ -235,9 +235,9 @@ def check_shards(metric: type[Metric]) -> None:
     """3. Two processes with half of the pictures each get the numbers of one process."""
     instance = metric(setting_of_law(metric, _SEEDS))
     needs = needs_of(instance)
-    expected = numbers_of(instance, SeenAtOnce(needs))
+    expected = numbers_of(instance, ObservationsAtOnce(needs))
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, LIMNER_CACHE=folder):
-        outputs = Seen(needs)
+        outputs = Observations(needs)
         for rank in range(2):
             with (
                 mock.patch.object(processes, "rank", lambda rank=rank: rank),
@@ -311,7 +311,7 @@ def is_checkable(metric: type[Metric]) -> bool:
 
 
 def _compute_numbers(metric: Metric) -> list[Number]:
-    return numbers_of(metric, SeenAtOnce(needs_of(metric)))
+    return numbers_of(metric, ObservationsAtOnce(needs_of(metric)))
 
 
 def _interval(number: Number) -> tuple[float, float]:

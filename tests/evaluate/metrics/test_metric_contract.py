@@ -18,7 +18,7 @@ from limner.evaluate.subject import Reference
 from limner.testing.__main__ import main
 from limner.testing.metric_checks import (
     CHECKS,
-    SeenAtOnce,
+    ObservationsAtOnce,
     check_interval,
     is_checkable,
     setting_of_law,
@@ -47,7 +47,7 @@ def test_means_of_one_picture_have_no_interval_and_of_two_a_wide_one():
 def test_a_frechet_distance_without_interval_states_the_required_n():
     law = setting_of_law(metrics()["fid"], dict.fromkeys(get_args(Redrawn), 0))
     few = metrics()["fid"](replace(law, subject=law.subject.first(8)))
-    number = few.numbers(SeenAtOnce(few.needs()))[0]
+    number = few.numbers(ObservationsAtOnce(few.needs()))[0]
     assert (number.low, number.protocol) == (None, "an interval and the limit need 9 pictures")
 
 
@@ -63,20 +63,22 @@ def test_the_accuracy_does_not_depend_on_the_order_of_the_classes():
         metric = metrics()["accuracy"](
             replace(law, against=Reference(real, None, real), subject=real)
         )
-        shares.append(metric.numbers(SeenAtOnce(metric.needs()))[0].value)
+        shares.append(metric.numbers(ObservationsAtOnce(metric.needs()))[0].value)
     assert shares[0] == shares[1] > 0.5
 
 
 def test_neighbours_are_compared_in_equally_many_pictures():
     law = setting_of_law(metrics()["precision-recall"], dict.fromkeys(get_args(Redrawn), 0))
     few = metrics()["precision-recall"](replace(law, subject=law.subject.first(20)))
-    seen = SeenAtOnce(few.needs())
+    observations = ObservationsAtOnce(few.needs())
     subject, real = (
-        seen.of(pictures, few.observer)["features"]
+        observations.of(pictures, few.observer)["features"]
         for pictures in (few.setting.subject, law.reference)
     )
     precision, recall = precision_recall(real[:20], subject)
-    values = {number.name: number.value for number in few.numbers(seen) if number.row == SUBJECT}
+    values = {
+        number.name: number.value for number in few.numbers(observations) if number.row == SUBJECT
+    }
     assert len(real) > 20
     assert values == {"precision": precision.value, "recall": recall.value}
 

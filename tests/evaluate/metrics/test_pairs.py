@@ -10,7 +10,7 @@ import torch
 from limner.evaluate.metric import Redrawn, metrics
 from limner.evaluate.metrics.counterpart import Counterpart
 from limner.evaluate.metrics.pairs import PairObserver, psnr
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet, RealPictures
 from limner.evaluate.report import SUBJECT
 from limner.evaluate.subject import Reference
@@ -57,6 +57,6 @@ def test_only_the_first_picture_for_each_real_one_counts():
     real = law.reference.first(4)
     metric = Counterpart(replace(law, against=Reference(real, None, real)))
     metric.__dict__["rows"] = {SUBJECT: law.subject.first(10)}
-    numbers = {number.name: number for number in metric.numbers(cast(Seen, Observed()))}
+    numbers = {number.name: number for number in metric.numbers(cast(Observations, Observed()))}
     assert (numbers["PSNR"].value, numbers["PSNR"].n) == (1.5, 4)
     assert numbers["distance"].n == numbers["R@1 of 4"].n == 4

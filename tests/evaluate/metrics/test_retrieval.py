@@ -9,7 +9,7 @@ from limner.contract.errors import LimnerError
 from limner.evaluate.metric import Redrawn
 from limner.evaluate.metrics.retrieval import Retrieval, gallery, nearest, ranks, retrieval
 from limner.evaluate.metrics.statistics import wilson_interval
-from limner.testing.metric_checks import SeenAtOnce, setting_of_law
+from limner.testing.metric_checks import ObservationsAtOnce, setting_of_law
 
 
 def test_the_best_similarity_has_rank_1_and_the_worst_is_last():
@@ -72,7 +72,11 @@ def test_the_row_of_training_shows_pictures_with_the_captions_of_the_subject():
     found = zip(captions, law.training.captions(numbers) or ())
     assert all(caption == other for caption, other in found if caption in (known or ()))
     metric = Retrieval(law)
-    rows = {n.row: n.value for n in metric.numbers(SeenAtOnce(metric.needs())) if n.name == "R@1"}
+    rows = {
+        n.row: n.value
+        for n in metric.numbers(ObservationsAtOnce(metric.needs()))
+        if n.name == "R@1"
+    }
     similarity = metric.similarity(law.training.pictures(numbers), captions)
     expected = retrieval(similarity, torch.arange(len(captions))).r1.value
     assert rows["nearest in training"] == expected > 0.5 > rows["shuffled captions"]

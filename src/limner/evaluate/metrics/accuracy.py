@@ -11,7 +11,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
 
@@ -51,7 +51,7 @@ class Accuracy(FeatureMetric):
             )
         return [(p, self.observer) for p in (s.subject, s.reference)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the share of the subject, and of the reference as the upper limit for a model.
 
         Raises:
@@ -60,7 +60,7 @@ class Accuracy(FeatureMetric):
         s = self.setting
         numbers: list[Number] = []
         for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):
-            logits = seen.of(pictures, self.observer)["logits"]
+            logits = observations.of(pictures, self.observer)["logits"]
             labels = pictures.labels(torch.arange(len(logits)))
             if labels is None or not self.knows_classes_of(pictures):
                 continue

@@ -41,7 +41,7 @@ from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import MIN_SCORE
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
@@ -232,11 +232,11 @@ class Adherence(Metric):
         except LimnerError as error:
             raise NotApplicable(str(error)) from None
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the mean of each row, with an interval over its pictures."""
         numbers: list[Number] = []
         for row, pictures in self.rows.items():
-            values = seen.of(pictures, self.observer)["adherence"]
+            values = observations.of(pictures, self.observer)["adherence"]
             values = values[: len(self.setting.reference)]
             unit, limit = ("dB", math.inf) if self.kind in REDUCED_HINTS else ("", 1.0)
             groups = pictures.groups(torch.arange(len(values)))

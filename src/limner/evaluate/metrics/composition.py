@@ -45,7 +45,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     wilson_interval,
 )
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
@@ -349,14 +349,14 @@ class Composition(SceneMetric):
             )
         return [(pictures, self.observer) for pictures in (s.subject, self.real)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the share of each skill and their mean.
 
         They are computed for the subject, for the real pictures, and for the subject's pictures
         with exchanged captions.
         """
         subject, real = (
-            findings(seen.of(pictures, self.observer), self.extractor.kinds)
+            findings(observations.of(pictures, self.observer), self.extractor.kinds)
             for pictures in (self.setting.subject, self.real)
         )
         requests = self.requests

@@ -15,7 +15,7 @@ from limner.contract.abilities import Domain, Translates
 from limner.contract.image import Images, from_uint8
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
@@ -88,9 +88,9 @@ class Cycle(Metric):
             raise NotApplicable(f"{self.setting.reference.name} has one domain, not two")
         return [(self.pictures, observer)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the mean error of each domain, with an interval over its pictures."""
-        columns = seen.of(self.pictures, self.observer())
+        columns = observations.of(self.pictures, self.observer())
         groups = self.pictures.groups(torch.arange(len(self.pictures)))
         fields: dict[str, Any] = {"row": SUBJECT, "better": "lower"}
         return [

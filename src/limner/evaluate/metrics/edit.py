@@ -61,7 +61,7 @@ from limner.evaluate.metrics.composition import (
     objects_named,
     shows_request,
 )
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import SUBJECT, Number
 
@@ -371,12 +371,12 @@ class EditSuccess(SceneMetric):
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
         return [(pictures, self.observer), (self.composed_edits, self.observer)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute shares and changes of the model's own edits, and of the three other methods."""
         columns, real = (
             {
                 name: column.unflatten(0, (-1, pictures.ways))
-                for name, column in seen.of(pictures, self.observer).items()
+                for name, column in observations.of(pictures, self.observer).items()
             }
             for pictures in (self.edited_pictures, self.composed_edits)
         )
@@ -423,10 +423,10 @@ class EditSuccess(SceneMetric):
         """Compute a share with its interval; higher is better."""
         return self.share(name, right, **{"better": self.better, **more})
 
-    def sheets(self, seen: Seen) -> dict[str, Pixels]:
+    def sheets(self, observations: Observations) -> dict[str, Pixels]:
         """Return the first edits, a row each: before, after, and the other methods."""
         return {
-            "edits": seen.pixels(
+            "edits": observations.pixels(
                 self.edited_pictures,
                 range(min(_SHEET_EDITS * EDITS_PER_SCENE, len(self.edited_pictures))),
             )

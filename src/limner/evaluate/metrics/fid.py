@@ -39,7 +39,7 @@ from limner.evaluate.metrics.statistics import (
     same_dimension,
     student_quantile,
 )
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
 
@@ -305,9 +305,9 @@ class FrechetDistance(FeatureMetric):
             )
         return needs
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the distance of each set to the reference, with its limit, and the floor."""
-        reference = Moments.from_tensors(seen.of(self.setting.reference, self.observer))
+        reference = Moments.from_tensors(observations.of(self.setting.reference, self.observer))
         name, limit_name = (
             self.label("FID", "FD"),
             self.label("FID-infinity", "FD-infinity"),
@@ -315,7 +315,7 @@ class FrechetDistance(FeatureMetric):
         fields: dict[str, Any] = {"m": reference.n, "better": self.better}
         numbers: list[Number] = []
         for row, pictures in self.sets.items():
-            columns = seen.of(pictures, self.observer)
+            columns = observations.of(pictures, self.observer)
             moments, features = Moments.from_tensors(columns), columns["features"]
             distance = frechet_distance(moments, reference)
             if min(moments.n, reference.n) <= self.extractor.dim:

@@ -46,7 +46,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     student_quantile,
 )
-from limner.evaluate.passes import MAX_FEATURES, Observer, Seen
+from limner.evaluate.passes import MAX_FEATURES, Observations, Observer
 from limner.evaluate.picture_sets import PictureSet, RealPictures
 from limner.evaluate.report import Number
 
@@ -293,12 +293,12 @@ class FeatureLikelihood(FeatureMetric):
         sets = (self.setting.subject, *filter(None, self.splits.values()))
         return [(pictures, self.observer) for pictures in sets]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute FLD and the gap of the subject, and the FLD of other training pictures."""
         training, held_out = self.splits["training"], self.splits["held-out"]
         assert self.setting.training is not None and training is not None and held_out is not None
         train, test, features = (
-            seen.of(pictures, self.observer)["features"]
+            observations.of(pictures, self.observer)["features"]
             for pictures in (training, held_out, self.setting.subject)
         )
         scores = fld(train, test, features)

@@ -28,7 +28,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import checked_features, random_order
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
 
@@ -152,11 +152,11 @@ class InceptionScore(FeatureMetric):
         super().needs()
         return [(p, self.observer) for p in (self.setting.subject, self.setting.reference)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute IS and its factors, in ten splits and in one, also of as many real pictures."""
         s = self.setting
-        logits = seen.of(s.subject, self.observer)["logits"]
-        real = seen.of(s.reference, self.observer)["logits"][: len(logits)]
+        logits = observations.of(s.subject, self.observer)["logits"]
+        real = observations.of(s.reference, self.observer)["logits"][: len(logits)]
         numbers: list[Number] = []
         for splits, kind in ((_SPLITS, ""), (1, " (1 split)")):
             for row, rows in ((SUBJECT, logits), (f"real ({s.reference.name})", real)):

@@ -30,7 +30,7 @@ from limner.evaluate.metrics.statistics import (
     percentiles,
     random_order,
 )
-from limner.evaluate.passes import Seen
+from limner.evaluate.passes import Observations
 from limner.evaluate.report import Number
 
 PAPER = Paper("Demystifying MMD GANs", "Binkowski, Sutherland, Arbel, Gretton", 2018, "1801.01401")
@@ -131,12 +131,12 @@ class KernelDistance(FeatureMetric):
     min_pictures = _MIN_PICTURES
     redrawn = ("subject", "reference")
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the distance of each set to the reference."""
-        reference = seen.of(self.setting.reference, self.observer)["features"]
+        reference = observations.of(self.setting.reference, self.observer)["features"]
         name, numbers = self.label("KID", "KD"), list[Number]()
         for row, pictures in self.sets.items():
-            features = seen.of(pictures, self.observer)["features"]
+            features = observations.of(pictures, self.observer)["features"]
             fields: dict[str, Any] = {"row": row, "m": len(reference), "better": self.better}
             numbers.append(self.number(name, kid(features, reference), len(features), **fields))
         return numbers

@@ -28,7 +28,7 @@ from limner.contract.options import option_names, validate_options
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import count_groups, standard_error
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
 from limner.runtime.cache import cache_key
@@ -157,9 +157,9 @@ class LogLikelihood(Metric):
             self.skip_unless_named("it takes long; request it with --metrics likelihood")
         return [(self.pictures, self.observer)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute nats and bits, with the standard error of the mean over the things shown."""
-        columns = seen.of(self.pictures, self.observer)
+        columns = observations.of(self.pictures, self.observer)
         nats, n = columns["nats"], len(columns["nats"])
         groups = self.pictures.groups(torch.arange(n))
         things = count_groups(n, groups)

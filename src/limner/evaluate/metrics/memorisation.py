@@ -51,7 +51,7 @@ from limner.evaluate.metrics.statistics import (
     effective_number,
     share_interval,
 )
-from limner.evaluate.passes import BLOCK_PICTURES, Columns, Observer, Seen
+from limner.evaluate.passes import BLOCK_PICTURES, Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 from limner.runtime.cache import cache_key
@@ -354,13 +354,13 @@ class Memorisation(Metric):
             raise NotApplicable(f"it needs pictures of at least {_MIN_SIDE} x {_MIN_SIDE}")
         return [(pictures, self.observer) for pictures in self.sets.values()]
 
-    def nearest(self, seen: Seen, pictures: PictureSet) -> NearestTraining:
+    def nearest(self, observations: Observations, pictures: PictureSet) -> NearestTraining:
         """Return the distances of a set.
 
         Raises:
             LimnerError: the training pictures are so alike that none is second nearest.
         """
-        nearest = NearestTraining(**seen.of(pictures, self.observer))
+        nearest = NearestTraining(**observations.of(pictures, self.observer))
         if nearest.first.isnan().any():
             raise LimnerError(
                 f"the pictures of {self.observer.training.name} are so alike that none is the "
@@ -368,13 +368,13 @@ class Memorisation(Metric):
             )
         return nearest
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute three shares; copies among held-out pictures are false positives."""
         numbers: list[Number] = []
         m, total = len(self.observer.training), len(self.observer.training.dataset)
         note = f"; compared with {m:,} of {total:,} training pictures" if m < total else ""
         for row, pictures in self.sets.items():
-            near = self.nearest(seen, pictures)
+            near = self.nearest(observations, pictures)
             groups = pictures.groups(torch.arange(len(near.first)))
             fields: dict[str, Any] = {"groups": groups, "row": row, "m": m}
             protocol = f"d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored{note}"
@@ -385,15 +385,15 @@ class Memorisation(Metric):
             )
             numbers += [copied, authentic]
             if row == SUBJECT:
-                numbers += self.closer_numbers(seen, near)
+                numbers += self.closer_numbers(observations, near)
         return numbers
 
-    def closer_numbers(self, seen: Seen, of: NearestTraining) -> Iterator[Number]:
+    def closer_numbers(self, observations: Observations, of: NearestTraining) -> Iterator[Number]:
         """Yield the share that is closer than held-out pictures, and that of a perfect model."""
         subject, *real = self.sets.values()
         if not real:
             return
-        held_out = self.nearest(seen, real[0])
+        held_out = self.nearest(observations, real[0])
         n, m = len(of.first), len(held_out.first)
         if m < _MIN_HELD_OUT:
             return
@@ -405,11 +405,11 @@ class Memorisation(Metric):
         yield self.number(name, closer.share, n, protocol=protocol, **fields)
         yield self.number(name, closer.expected, n, row="floor", sign="~", **fields)
 
-    def sheets(self, seen: Seen) -> dict[str, Pixels]:
+    def sheets(self, observations: Observations) -> dict[str, Pixels]:
         """Return the most suspicious pairs: a picture, and the training picture nearest to it."""
         subject = self.setting.subject
-        near = self.nearest(seen, subject)
+        near = self.nearest(observations, subject)
         worst = near.ratio.argsort(stable=True)[:_SHEET_PAIRS]
         pairs = NearestTraining(*(column[worst] for column in vars(near).values()))
-        pixels = seen.pixels(subject, worst.tolist())
+        pixels = observations.pixels(subject, worst.tolist())
         return {"suspects": suspects(pixels, self.observer.pixels, pairs, _SHEET_PAIRS)}

@@ -41,7 +41,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     student_quantile,
 )
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.passes import Observations, Observer
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
 
@@ -149,12 +149,12 @@ class MongeDistance(FeatureMetric):
             )
         return needs
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the distance of each set to as many real pictures, and the floor."""
-        reference = seen.of(self.setting.reference, self.observer)["features"]
+        reference = observations.of(self.setting.reference, self.observer)["features"]
         name, numbers = self.label("MIND", "MD"), list[Number]()
         for row, pictures in self.sets.items():
-            features = seen.of(pictures, self.observer)["features"]
+            features = observations.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))
             fields: dict[str, Any] = {"m": n, "better": self.better}
             fields["protocol"] = f"{DIRECTIONS:,} directions"

@@ -24,7 +24,7 @@ from limner.evaluate.extractors.choose import open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metric import Metric, metric
 from limner.evaluate.metrics.statistics import binomial_law
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels
 from limner.evaluate.report import SUBJECT, Number
 
@@ -161,11 +161,11 @@ class Modes(Metric):
         real = s.reference.first(len(s.subject))
         return [(SUBJECT, s.subject), (f"real ({real.name})", real)]
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the covered modes, and the divergence from uniform with its floor."""
         numbers: list[Number] = []
         for row, pictures in self.sets:
-            digits = seen.of(pictures, self.observer)["digits"]
+            digits = observations.of(pictures, self.observer)["digits"]
             channels = digits.shape[1]
             powers = 10 ** torch.arange(channels - 1, -1, -1)
             count, n = modes(digits @ powers, 10**channels), len(digits)

@@ -48,7 +48,7 @@ from limner.evaluate.metrics.statistics import (
     student_quantile,
     wilson_interval,
 )
-from limner.evaluate.passes import Seen
+from limner.evaluate.passes import Observations
 from limner.evaluate.report import Number
 
 _BLOCK_DISTANCES = 2**22  # squared distances that are held at a time
@@ -207,15 +207,15 @@ class NeighbourMetric(FeatureMetric):
     ) -> tuple[IntervalEstimate, IntervalEstimate]:
         """Compute the two numbers of a pair of sets."""
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute both numbers of each set.
 
         They become stricter with more pictures, so equally many pictures are compared.
         """
-        reference = seen.of(self.setting.reference, self.observer)["features"]
+        reference = observations.of(self.setting.reference, self.observer)["features"]
         numbers: list[Number] = []
         for row, pictures in self.sets.items():
-            features = seen.of(pictures, self.observer)["features"]
+            features = observations.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))
             fields: dict[str, Any] = {"row": row, "m": n, "protocol": f"{self.k} neighbours"}
             for name, value in zip(self.names, self.both(reference[:n], features[:n])):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limner.contract.image import from_uint8
 from limner.evaluate.metric import FeatureMetric
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.passes import Columns, Observations, Observer
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
 
@@ -97,16 +97,16 @@ class PairMetric(FeatureMetric):
             needs += [(pictures, self.pairs), (pictures, self.observer)]
         return needs
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute means over the pictures of each row, with their intervals.
 
         For each real picture only the first generated one counts, so that all are independent.
         """
-        true = seen.of(self.setting.reference, self.observer)["features"]
+        true = observations.of(self.setting.reference, self.observer)["features"]
         numbers: list[Number] = []
         for row, pictures in self.rows.items():
-            features = seen.of(pictures, self.observer)["features"][: len(true)]
-            for name, values in seen.of(pictures, self.pairs).items():
+            features = observations.of(pictures, self.observer)["features"][: len(true)]
+            for name, values in observations.of(pictures, self.pairs).items():
                 values = values[: len(self.setting.reference)]
                 groups = pictures.groups(torch.arange(len(values)))
                 mean = self.mean(name, values, groups=groups, row=row, better="higher")

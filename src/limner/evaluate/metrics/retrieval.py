@@ -43,7 +43,7 @@ from limner.evaluate.metrics.statistics import (
     random_order,
     share_interval,
 )
-from limner.evaluate.passes import BLOCK_PICTURES, Observer, Seen
+from limner.evaluate.passes import BLOCK_PICTURES, Observations, Observer
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
@@ -145,12 +145,12 @@ class Retrieval(FeatureMetric):
                 )
         return []
 
-    def numbers(self, seen: Seen) -> list[Number]:
+    def numbers(self, observations: Observations) -> list[Number]:
         """Compute the numbers of the subject, and of the three rows to compare it with."""
         s = self.setting
         subject_gallery, real_gallery = self.galleries
         captions = list(subject_gallery.values())
-        subject = self.similarity(seen.pixels(s.subject, subject_gallery), captions)
+        subject = self.similarity(observations.pixels(s.subject, subject_gallery), captions)
         real = self.similarity(
             s.reference.pictures(torch.tensor(list(real_gallery))), list(real_gallery.values())
         )
