@@ -1,6 +1,7 @@
 """The house rules of CONTRIBUTING.md as tests: each names the file and line that breaks a rule."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 import limner
 from limner.commands.app import VERBS
 from limner.contract.registry import models
+from limner.data.png import read_settings
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "limner"
@@ -393,6 +396,21 @@ TEXTS = [
 def test_documents_have_no_absolute_local_paths():
     lines = matches(BANNED["absolute local paths"], [f for f in TEXTS if f.suffix != ".png"])
     assert not lines, "\n".join(lines)
+
+
+def settings_in(file: Path) -> str:
+    """Return the settings that are stored in a picture, or in the header of weights."""
+    if file.suffix == ".png":
+        return json.dumps(read_settings(file))
+    with safe_open(file, "pt") as weights:
+        return json.dumps(weights.metadata())
+
+
+def test_settings_stored_in_files_have_no_absolute_local_paths():
+    files = [*(ROOT / "docs").rglob("*.png"), *SOURCE.rglob("*.png")]
+    files += SOURCE.rglob("*.safetensors")
+    assert len(files) > 100
+    assert not [f.name for f in files if re.search(BANNED["absolute local paths"], settings_in(f))]
 
 
 WIDEST_PAGE = 110

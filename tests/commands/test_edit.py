@@ -305,7 +305,10 @@ def test_a_sheet_is_not_accepted_as_a_picture(denoiser, picture, tmp_path):
 @pytest.mark.parametrize(
     ("option", "default"),
     [
-        *((name, f"({getattr(Rewording, name):g})") for name in ("cross", "own", "local")),
+        *(
+            (name, f"({getattr(Rewording, name):g})")
+            for name in ("cross_steps", "self_steps", "local")
+        ),
         ("strength", "(0.6; 1 with --mask or --keep)"),
     ],
 )
@@ -316,5 +319,9 @@ def test_the_help_states_the_default_of_an_option(
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         main()
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if f"--{option} " in line]
+    (line,) = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if f"--{option.replace('_', '-')} " in line
+    ]
     assert default in line

@@ -61,7 +61,7 @@ def test_a_sampler_matches_its_table(sampler, scale):
         frames = model.frames(2, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
         plan = model.plan(**options)
-        _, *further = (value for _, value in noise.made)
+        _, *further = (value for _, value in noise.records)
         first = model.first(Noise.sampling(0, 2))
 
         def D(x, t):
@@ -81,7 +81,7 @@ def test_a_table_has_the_variance_that_the_denoiser_returns():
     plan = Plan(Ancestral(), Half(), LinearPath().times(4))
     first, noise = torch.randn(2, 1, 2, 2), RecordingNoise(Noise.sampling(0, 2))
     expected = plan.end(first, Condition(), noise)
-    further = [value for _, value in noise.made]
+    further = [value for _, value in noise.records]
     table = sampling_table(plan, torch.ones(1, 1, 1, 1))
     actual = follow_table(table, first, further, lambda x, t: 0.5 * x)
     torch.testing.assert_close(actual, expected)
@@ -180,7 +180,7 @@ def paint_with_file(model, options, file, n=2):
     with torch.no_grad():
         frames = model.frames(n, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
-    inputs = {f"noise_{i}" if i else "noise": x for i, (_, x) in enumerate(noise.made)}
+    inputs = {f"noise_{i}" if i else "noise": x for i, (_, x) in enumerate(noise.records)}
     inputs |= {"label": c.label, "text": c.text, "image": c.image}
     runner = session(file)
     names = [node.name for node in runner.get_inputs()]

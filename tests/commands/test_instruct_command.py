@@ -113,7 +113,7 @@ def test_each_variant_is_a_row_and_each_instruction_a_column(follower, picture):
         (["--replace", "dog=cat"], "leave these out"),
         (["--prompt", "a dog"], "leave these out"),
         (["--label", "one"], "leave these out"),
-        (["--cross", "0.5"], "leave these out"),
+        (["--cross-steps", "0.5"], "leave these out"),
         (["--strength", "0.5"], "and leave --keep, --mask"),
         (["--feather", "2"], "and leave --keep, --mask"),
         (["other.png"], "and leave --keep, --mask"),

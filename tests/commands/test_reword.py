@@ -55,7 +55,7 @@ def test_changes_are_applied_one_after_the_other():
         "replace:hat=crown",
         "replace:Dog=cat",
         "weight:crown=2",
-        "own:0",
+        "self_steps:0",
     ]
     result = read_changes("a red dog", changes)
     assert result.prompt == "a red cat with a crown"
@@ -76,7 +76,7 @@ def test_changes_are_applied_one_after_the_other():
         ("weight:red=many", "weight red=many: give a number from 0 to 10"),
         ("weight:red=-1", "give a number from 0 to 10"),
         ("refine: ", "refine has no words to add"),
-        ("cross:1.5", "cross=1.5: give a number from 0 to 1"),
+        ("cross_steps:1.5", "cross_steps=1.5: give a number from 0 to 1"),
         ("paint:it", "unknown change 'paint:it'"),
     ],
 )
@@ -131,7 +131,13 @@ def test_the_model_gets_all_changes_shares_and_conditions(monkeypatch):
     c = Condition(label=torch.tensor([1, 1]))
     work = Work(model, c, [3, 4], {}, {"steps": 2}, "a red dog", changes=("refine:with a hat",))
     (painted,) = reword(
-        work, replace="dog=cat", weight="hat=2", cross=0.7, own=0.5, local=0.2, strength=0.4
+        work,
+        replace="dog=cat",
+        weight="hat=2",
+        cross_steps=0.7,
+        self_steps=0.5,
+        local=0.2,
+        strength=0.4,
     )
     assert bool((painted == 1).all()) and len(painted) == 2
     [*reword_frames(work, ["weight:red=2", "local:0.2"])]
@@ -143,8 +149,8 @@ def test_the_model_gets_all_changes_shares_and_conditions(monkeypatch):
     (_, after, change, options), (_, _, weighted, usual) = calls
     assert torch.equal(after.text, text_condition(spec, "a red cat with a hat").text)
     assert change.gains.tolist() == [1, 1, 1, 1, 1, 2]
-    assert (change.cross, change.own, change.local) == (0.7, 0.5, 0.2)
-    assert (weighted.cross, weighted.own, weighted.local) == (0.2, 0.1, 0.0)
+    assert (change.cross_steps, change.self_steps, change.local) == (0.7, 0.5, 0.2)
+    assert (weighted.cross_steps, weighted.self_steps, weighted.local) == (0.2, 0.1, 0.0)
     assert (options["strength"], usual["strength"]) == (0.4, 1.0)
 
 
@@ -273,7 +279,7 @@ def test_another_model_leaves_out_options_that_it_does_not_have(painter, tmp_pat
         (("--replace", "dog=cat", "--feather", 2), "leave these out"),
         (("--replace", "dog=dog"), "the prompt does not change"),
         (("b.png", "--replace", "dog=cat"), "change one picture; give one"),
-        (("--cross", 0.5), "need --replace"),
+        (("--cross-steps", 0.5), "need --replace"),
         (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
     ],
 )

@@ -271,7 +271,7 @@ def test_rewording_a_given_picture_uses_both_stages():
 
     class Moved(FlowMatching):
         def reword_frames(self, change, image, strength, n, c, *, noise, preview, **options):
-            yield torch.cat([image, image + 0.25 * change.cross]).repeat(n // 2, 1, 1, 1)
+            yield torch.cat([image, image + 0.25 * change.cross_steps]).repeat(n // 2, 1, 1, 1)
 
     model.base.__class__ = Moved
     model.upsampler.network = Enlarger()
@@ -279,7 +279,7 @@ def test_rewording_a_given_picture_uses_both_stages():
     options = {"noise": Noise.sampling([5, 5], 2), "preview": False}
     for shift, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
         settings = model.sampler_options({"upsampler_steps": steps, "level": 0.0})
-        change = Rewording(align_tokens([1], [2], 1), torch.ones(1), cross=shift)
+        change = Rewording(align_tokens([1], [2], 1), torch.ones(1), cross_steps=shift)
         *_, pair = model.reword_frames(change, x, 1.0, 2, Condition(), **options, **settings)
         torch.testing.assert_close(pair, torch.cat([x, x + 0.25 * shift]), rtol=0, atol=1e-5)
         assert shift or torch.equal(pair[0], pair[1])

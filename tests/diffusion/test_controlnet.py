@@ -408,7 +408,7 @@ def test_rewording_keeps_the_hint(kind):
     c = random_condition("text", 2)
     before, after = c.rows(slice(0, 1)), replace(c.rows(slice(1, 2)), image=c.image[:1])
     alignment = align_prompts(torch.cat([before.text, after.text]))
-    free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
+    free = Rewording(alignment, torch.ones(5), cross_steps=0, self_steps=0, local=0)
     walk_options = {"steps": 3, "scale": 2.0}
     *_, pair = model.reword(before, after, free, seed=4, **walk_options)
     samples = [model.sample(1, condition, seed=4, **walk_options) for condition in (before, after)]

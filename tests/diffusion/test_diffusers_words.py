@@ -44,7 +44,11 @@ def sd(home: Path) -> Any:
 def reword_pair(model: Any, before: str, after: str, seed: int = 3, **options: Any) -> Tensor:
     """Return both pictures of a rewording from `before` to `after`, for example weights red=2."""
     gains = [f"weight:{word}={gain}" for word, gain in options.pop("weights", {}).items()]
-    shares = {name: options.pop(name) for name in ("cross", "own", "local") if name in options}
+    shares = {
+        name: options.pop(name)
+        for name in ("cross_steps", "self_steps", "local")
+        if name in options
+    }
     changes = [f"replace:{before}={after}", *gains]
     first, second, change = rewording(model.spec, before, changes)
     (*_, pair) = model.reword(
@@ -62,13 +66,13 @@ def test_without_sharing_both_pictures_are_samples_of_their_prompts(
     monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[scheduler]())
     prompts = "a red dog", "two blue cats"
     kinds = {type(processor) for processor in model.pipeline.unet.attn_processors.values()}
-    pair = reword_pair(model, *prompts, scale=scale, cross=0, own=0, local=0)
+    pair = reword_pair(model, *prompts, scale=scale, cross_steps=0, self_steps=0, local=0)
     samples = [model.sample(2, text_condition(model.spec, p), seed=3, steps=5, scale=scale)
                for p in prompts]  # fmt: skip
     torch.testing.assert_close(pair, torch.cat(samples), rtol=0, atol=1e-4)
     same = reword_pair(model, prompts[0], prompts[0], scale=scale)
     torch.testing.assert_close(same, samples[0].repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
-    shared = reword_pair(model, *prompts, scale=scale, cross=1, own=1, local=0)
+    shared = reword_pair(model, *prompts, scale=scale, cross_steps=1, self_steps=1, local=0)
     torch.testing.assert_close(shared[:2], samples[0], rtol=0, atol=1e-4)
     assert not torch.allclose(shared[2:], pair[2:], rtol=0, atol=1e-4)
     assert kinds == {type(processor) for processor in model.pipeline.unet.attn_processors.values()}
@@ -80,18 +84,27 @@ def test_shared_attention_of_a_pipeline_equals_a_direct_computation(sd, monkeypa
     records: list[tuple[str, Tensor, Tensor]] = []
 
     class Recorder(shared_attention.SharedAttention):
-        def cross(self, site: str, weights: Tensor) -> Tensor:
-            shared = super().cross(site, weights)
+        def cross_attention(self, site: str, weights: Tensor) -> Tensor:
+            shared = super().cross_attention(site, weights)
             records.append(("cross", weights, shared))
             return shared
 
-        def own(self, site: str, weights: Tensor) -> Tensor:
-            shared = super().own(site, weights)
+        def self_attention(self, site: str, weights: Tensor) -> Tensor:
+            shared = super().self_attention(site, weights)
             records.append(("own", weights, shared))
             return shared
 
     monkeypatch.setattr(shared_attention, "SharedAttention", Recorder)
-    reword_pair(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
+    reword_pair(
+        sd,
+        "a dog",
+        "a fun cat",
+        cross_steps=1,
+        self_steps=1,
+        local=0,
+        weights={"cat": 2},
+        scale=3.0,
+    )
     assert {kind for kind, _, _ in records} == {"cross", "own"}
     words = next(original for kind, original, _ in records if kind == "cross")
     assert not torch.allclose(words[:2], words[2:], atol=1e-3), "it is that of the two prompts"
@@ -137,7 +150,7 @@ def test_progress_is_the_share_of_the_steps_from_the_first_one_taken():
 
 def test_local_blending_reduces_changes_elsewhere(home):
     sd = opened(home / "sd")
-    options: dict[str, Any] = {"scale": 3.0, "cross": 0, "own": 0}
+    options: dict[str, Any] = {"scale": 3.0, "cross_steps": 0, "self_steps": 0}
     for name, weight in sd.pipeline.unet.named_parameters():
         if "attn2.to_q" in name:  # so that attention differs between places
             torch.nn.init.normal_(weight, std=5.0)
@@ -168,7 +181,7 @@ def test_rewording_a_given_picture_equals_a_direct_computation(sd):
     """Without sharing: in the autoencoder's latents z, step by step, with the bare network."""
     x, seed, steps = torch.rand(1, 3, 16, 16) * 2 - 1, 7, 6
     first, second, change = rewording(sd.spec, "a dog", ["replace:dog=blue cat"])
-    change = replace(change, cross=0, own=0, local=0)
+    change = replace(change, cross_steps=0, self_steps=0, local=0)
     options: dict[str, Any] = {"seed": seed, "steps": steps, "scale": 3.0}
     frames = list(sd.reword(first, second, change, image=x, strength=0.5, **options))
     assert len(frames) == steps // 2 + 1

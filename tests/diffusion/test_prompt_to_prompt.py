@@ -73,7 +73,7 @@ def test_the_same_words_change_nothing(models, name, scale):
 @pytest.mark.parametrize("name", MODELS)
 def test_without_sharing_both_pictures_are_samples_of_their_prompts(models, name):
     model = models[name]
-    arguments = change("a red dog", "two blue cats", cross=0, own=0, local=0)
+    arguments = change("a red dog", "two blue cats", cross_steps=0, self_steps=0, local=0)
     pair = last_frame(model.reword(*arguments, seed=5, steps=4))
     samples = (model.sample(1, c, seed=5, steps=4) for c in arguments[:2])
     torch.testing.assert_close(pair, torch.cat([*samples]), atol=1e-4, rtol=1e-4)
@@ -86,13 +86,13 @@ def recorded_attention(model, arguments, **options):
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.site[:4] != "text"]
 
     class Recorder(module._SharingDenoiser):
-        def cross(self, site, weights):
-            shared = super().cross(site, weights)
+        def cross_attention(self, site, weights):
+            shared = super().cross_attention(site, weights)
             records.setdefault(site, (weights, shared))
             return shared
 
-        def own(self, site, weights):
-            shared = super().own(site, weights)
+        def self_attention(self, site, weights):
+            shared = super().self_attention(site, weights)
             records.setdefault(site, (weights, shared))
             return shared
 
@@ -109,7 +109,7 @@ def recorded_attention(model, arguments, **options):
 def test_shared_attention_equals_a_direct_computation(models, scale):
     """Replacement, refinement and the weight of a word in one edit."""
     gains = torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0])
-    arguments = change("a red dog", "a blue dog here now", cross=1, own=1, gains=gains)
+    arguments = change("a red dog", "a blue dog here now", cross_steps=1, self_steps=1, gains=gains)
     for site, (original, shared) in recorded_attention(
         models["flow-matching"], arguments, scale=scale
     ).items():
@@ -125,9 +125,12 @@ def test_shared_attention_equals_a_direct_computation(models, scale):
 
 
 def test_a_word_without_a_source_keeps_its_own_attention():
-    (_, _, arguments), weights = change("red dog", "a red dog", cross=1), torch.rand(2, 3, 4, 4)
+    (_, _, arguments), weights = (
+        change("red dog", "a red dog", cross_steps=1),
+        torch.rand(2, 3, 4, 4),
+    )
     first, second = weights[0].unbind(-1), weights[1].unbind(-1)
-    shared = module.SharedAttention(arguments, 1).cross("", weights)
+    shared = module.SharedAttention(arguments, 1).cross_attention("", weights)
     expected = torch.stack([first[0], second[1], first[1], first[2]], -1)
     assert torch.equal(shared, torch.stack([weights[0], expected]))
 
@@ -153,23 +156,23 @@ NEXT_TO = {0: [0, 1, 12, 13], 35: [22, 23, 34, 35]}  # the first and the last pl
 
 def test_pictures_differ_next_to_places_that_attend_to_a_changed_word():
     """Each picture has its own maximum and its own word: "red" before, "now" after."""
-    _, _, arguments = change("a red dog", "a dog now", cross=0, local=0.5)
+    _, _, arguments = change("a red dog", "a dog now", cross_steps=0, local=0.5)
     shared = module.SharedAttention(arguments, 1)
     shared.start_evaluation(0.5)
     elsewhere = (0, 18, 2, 0.9), (1, 18, 1, 0.9)  # words that do not change
-    shared.cross("", attention_to((0, 0, 1, 0.8), (1, 35, 2, 0.2), *elsewhere))
+    shared.cross_attention("", attention_to((0, 0, 1, 0.8), (1, 35, 2, 0.2), *elsewhere))
     differing = NEXT_TO[0] + NEXT_TO[35]
     assert kept_places(shared) == [place for place in range(36) if place not in differing]
 
 
 def test_attention_to_changed_words_is_added_up_over_the_steps():
-    _, _, arguments = change("a red dog", "a blue dog", cross=0, local=0.6)
+    _, _, arguments = change("a red dog", "a blue dog", cross_steps=0, local=0.6)
     shared = module.SharedAttention(arguments, 1)
     shared.start_evaluation(0.1)
-    shared.cross("", attention_to((0, 0, 1, 0.3)))
+    shared.cross_attention("", attention_to((0, 0, 1, 0.3)))
     assert kept_places(shared) == [], "words have no places yet"
     shared.start_evaluation(0.3)
-    shared.cross("", attention_to((0, 35, 1, 0.3)))
+    shared.cross_attention("", attention_to((0, 35, 1, 0.3)))
     differing = NEXT_TO[0] + NEXT_TO[35]
     assert kept_places(shared) == [place for place in range(36) if place not in differing]
 
@@ -202,7 +205,7 @@ def test_a_gain_of_0_removes_the_attention_of_a_word(models):
 def test_local_blending_keeps_pixels_elsewhere_exactly(models, name):
     """Where attention to the changed word is low, both pictures are bit-identical."""
     model = models[name]
-    arguments = change("a red dog", "a blue dog", local=0.97, cross=0, own=0)
+    arguments = change("a red dog", "a blue dog", local=0.97, cross_steps=0, self_steps=0)
     pair = last_frame(model.reword(*arguments, seed=2, steps=5))
     free = last_frame(model.reword(*arguments[:2], replace(arguments[2], local=0), seed=2, steps=5))
     local_share, free_share = (float((p[0] == p[1]).all(0).float().mean()) for p in (pair, free))

@@ -109,7 +109,7 @@ def test_equations_without_a_solution_are_refused():
     with pytest.raises(LimnerError, match="not finite"):
         solve(lambda t, x, rows: x / 0, x, 0.0, 1.0)
     with pytest.raises(LimnerError, match="no solution in 20 steps"):
-        solve(lambda t, x, rows: x.square(), x, 0.0, 2.0, most=20)  # infinite at t = 1
+        solve(lambda t, x, rows: x.square(), x, 0.0, 2.0, max_steps=20)  # infinite at t = 1
 
 
 def test_the_exact_divergence_equals_the_trace():

@@ -17,7 +17,7 @@ PROMPTS = [
 CHANGES = [
     ("a red dog", ["replace:dog=cat", "refine:with a hat", "weight:red=2"]),
     ("a Dog and dogs", ["replace:dog=two  cats", "replace:dogs=", "weight:CATS=0.5"]),
-    ("a (red:1.4) dog", ["replace:red=blue", "cross:0.3"]),
+    ("a (red:1.4) dog", ["replace:red=blue", "cross_steps:0.3"]),
     ("chien été ét", ["replace:ét=hiver", "refine: là "]),
     ("a.b a. c=d", ["replace:a=(d)", "replace:a.=e", "replace:c=d=f"]),
 ]

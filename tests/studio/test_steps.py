@@ -142,7 +142,7 @@ def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: 
     common: dict[str, Any] = {"model": "runs/words", "prompt": "a red dog", "sampler": QUICK}
     (first,) = studio.painted(seed=4, **common)["outputs"]
     pictures: list[dict[str, Any]] = [first]
-    steps = (["replace:dog=cat"], ["weight:red=2", "cross:0.5"]), (["refine:on grass"],)
+    steps = (["replace:dog=cat"], ["weight:red=2", "cross_steps:0.5"]), (["refine:on grass"],)
     for chain in steps:
         parent, changes = first, []
         for step in chain:
@@ -160,7 +160,7 @@ def test_words_are_changed_stepwise_and_pictures_know_their_predecessor(studio: 
             (refined["id"], first["id"]),
             (weighed["id"], replaced["id"]),
         ]
-        assert edits[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
+        assert edits[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross_steps:0.5"]
     file = studio.folder / "weighed.png"
     file.write_bytes(studio.client.get(weighed["url"]).content)
     settings = vars(SamplingRequest.read(file)) | {"model": str(studio.folder / "runs" / "words")}

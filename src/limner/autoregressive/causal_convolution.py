@@ -245,15 +245,15 @@ class _PixelCache:
         windows = self.recent.unfold(2, kernel.shape[1], 1).permute(0, 2, 1, 4, 3)
         self.windows_above = windows[:, :: self.stride]  # "b w rows columns i"
         self.windows_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
-        self.own = self.recent[:, -1, left : left + width]
-        self.pixels, self.shares = self.own.unbind(1), self.contribution_above.unbind(1)
+        self.current_row = self.recent[:, -1, left : left + width]
+        self.pixels, self.shares = self.current_row.unbind(1), self.contribution_above.unbind(1)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
         row, column = walk.row, walk.column
         if self.row != row:
             self.start_row(x, row)
         if self.grows:
-            self.own.copy_(x[:, row])
+            self.current_row.copy_(x[:, row])
         else:
             self.pixels[column].copy_(x)
         return torch.addmm(
@@ -263,7 +263,7 @@ class _PixelCache:
     def start_row(self, x: Tensor, row: int) -> None:
         self.row = row
         if self.grows:  # the last pixel of the row before was copied before it was painted
-            self.own.copy_(x[:, row - 1])
+            self.current_row.copy_(x[:, row - 1])
         if len(self.above):
             windows = self.windows_above.flatten(2).flatten(0, 1)
             contribution = torch.addmm(self.bias, windows, self.above)

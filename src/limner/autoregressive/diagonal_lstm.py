@@ -113,9 +113,9 @@ class Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, weight: Tensor, scan: Scan) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, scan: Scan) -> Tensor:
         """Return h, "b pixels d h", given K_is * x, "b pixels d 4h", and K_ss, "d taps h 4h"."""
-        gates, h = scan.pack(given), weight.shape[2]
+        gates, h = scan.pack(inputs), weight.shape[2]
         directions, _, b, _ = gates.shape
         states = gates.new_zeros(directions, scan.places, b, h)
         cells = torch.zeros_like(states)

@@ -52,13 +52,13 @@ def edit_command(
         list[str] | None, typer.Option(help="Add words to the prompt: 'with a hat'.")
     ] = None,
     weight: Annotated[list[str] | None, typer.Option(help="Weight of a word: red=2.")] = None,
-    cross: Annotated[
+    cross_steps: Annotated[
         float | None,
         typer.Option(
             help="Share of steps that reuse the first picture's attention to words (0.2)."
         ),
     ] = None,
-    own: Annotated[
+    self_steps: Annotated[
         float | None,
         typer.Option(help="Share of steps that reuse the first picture's self-attention (0.1)."),
     ] = None,
@@ -100,7 +100,7 @@ def edit_command(
     changes = [f"replace:{text}" for text in replace_words or []]
     changes += [f"refine:{text}" for text in refine or []]
     changes += [f"weight:{text}" for text in weight or []]
-    shares = {"cross": cross, "own": own, "local": local}
+    shares = {"cross_steps": cross_steps, "self_steps": self_steps, "local": local}
     limits = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
     draws = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if instruct:
@@ -119,7 +119,8 @@ def edit_command(
         sheet, request = reword_sheet(files[0], request, strength=strength, device=device, **draws)
     elif limits:
         raise LimnerError(
-            "--cross, --own and --local need --replace, --refine or --weight; give one of them"
+            "--cross-steps, --self-steps and --local need --replace, --refine or --weight; "
+            "give one of them"
         )
     else:
         draws = {"n": _DEFAULT_VARIATIONS, **draws}

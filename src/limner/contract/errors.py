@@ -78,15 +78,15 @@ def writing(path: Path, advice: str = "") -> Generator[None, None, None]:
         raise LimnerError(f"cannot write {path}: {reason}; {advice}") from None
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: BaseException, max_length: int = 200) -> str:
     """Return the first line of an error's message, or its type if it has none.
 
     Args:
         error: the error that was raised, perhaps by a library.
-        most: largest number of characters.
+        max_length: largest number of characters.
     """
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return message if len(message) <= most else message[: most - 3] + "..."
+    return message if len(message) <= max_length else message[: max_length - 3] + "..."
 
 
 def error_in_file(error: Exception | SystemExit, file: Path) -> str:

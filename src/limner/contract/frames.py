@@ -120,9 +120,9 @@ def check_end(
         raise LimnerError(f"frames of {name} yields no pictures; yield at least the finished ones")
     size = options.get("height") or spec.height, options.get("width") or spec.width
     if frame.shape[2:] != size:
-        actual, wanted = (" x ".join(map(str, sides)) for sides in (frame.shape[2:], size))
+        actual, expected = (" x ".join(map(str, sides)) for sides in (frame.shape[2:], size))
         raise LimnerError(
-            f"the last pictures of {name} are {actual} (height x width); yield {wanted}, as its "
+            f"the last pictures of {name} are {actual} (height x width); yield {expected}, as its "
             "spec or options say"
         )
     if frame.isfinite().all():

@@ -130,7 +130,7 @@ def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
     try:
         if not isinstance(value, Sequence):
             return index(value)
-        seeds = [_own(item) for item in cast("Sequence[SupportsIndex | Blend]", value)]
+        seeds = [_checked_seed(item) for item in cast("Sequence[SupportsIndex | Blend]", value)]
     except TypeError:
         raise LimnerError(
             f"seed={repr(value)[:40]} is not a whole number; give one, as seed=0, or a list of "
@@ -141,7 +141,7 @@ def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
     return seeds
 
 
-def _own(seed: SupportsIndex | Blend) -> int | Blend:
+def _checked_seed(seed: SupportsIndex | Blend) -> int | Blend:
     if isinstance(seed, Blend):
         return Blend(index(seed.seed), index(seed.other), float(seed.amount))
     return index(seed)

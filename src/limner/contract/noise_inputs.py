@@ -25,11 +25,11 @@ class Draw(NamedTuple):
 
 
 class RecordingNoise(Noise):
-    """Random streams that record their draws in `made`."""
+    """Random streams that record their draws in `records`."""
 
     def __init__(self, noise: Noise) -> None:
         super().__init__(noise.streams, noise.draws, noise.others)
-        self.made: list[tuple[Draw, Tensor]] = []
+        self.records: list[tuple[Draw, Tensor]] = []
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """See `Noise.uniform`; the numbers are recorded."""
@@ -42,7 +42,7 @@ class RecordingNoise(Noise):
     def _record(
         self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, values: Tensor
     ) -> Tensor:
-        self.made.append((Draw(law, shape, dtype), values.clone()))
+        self.records.append((Draw(law, shape, dtype), values.clone()))
         return values
 
 

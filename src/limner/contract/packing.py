@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-_SCALE, _CODED = "@scale", "@coded:"
+_SCALE, _CODE_PREFIX = "@scale", "@coded:"
 _MIN_WEIGHTS = 1024  # smallest number of weights that is worth packing, unless they are rounded
 # Shorter rows get a scale per column, because a scale per row would save little.
 _MIN_ROW_LENGTH = 8
@@ -84,7 +84,7 @@ def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
 
 
 def _coded_name(name: str, q: Tensor) -> str:
-    return f"{name}{_CODED}{'x'.join(map(str, q.shape))}"
+    return f"{name}{_CODE_PREFIX}{'x'.join(map(str, q.shape))}"
 
 
 def _encode(q: Int8[Tensor, "..."]) -> UInt8[Tensor, "n"]:
@@ -115,7 +115,7 @@ def _decode(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
 
 def is_coded(name: str) -> bool:
     """Return whether the weights of a name in a file are Huffman-coded."""
-    return _CODED in name
+    return _CODE_PREFIX in name
 
 
 def is_scale(name: str) -> bool:
@@ -130,7 +130,7 @@ def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
     Raises:
         ValueError: the name has no valid shape.
     """
-    _, mark, sides = name.partition(_CODED)
+    _, mark, sides = name.partition(_CODE_PREFIX)
     if not mark:
         return shape
     if not re.fullmatch(_SHAPE_PATTERN, sides, re.ASCII):
@@ -148,7 +148,7 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for stored_name, weight in stored.items():
         if stored_name.endswith(_SCALE):
             continue
-        name, mark, _ = stored_name.partition(_CODED)
+        name, mark, _ = stored_name.partition(_CODE_PREFIX)
         if mark:
             weight = _decode(weight, weight_shape(stored_name, ()))
         scale = stored.get(name + _SCALE)

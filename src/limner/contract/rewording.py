@@ -69,16 +69,16 @@ class Rewording:
     Args:
         alignment: the alignment of the two prompts.
         gains: the factors of the attention to each token of the second prompt.
-        cross: the share of the sampling steps, from the first, in which the attention to words is
-            that of the first picture.
-        own: the share of the sampling steps, from the first, in which the attention between places
-            is that of the first picture.
+        cross_steps: the share of the sampling steps, from the first, in which the attention to
+            words is that of the first picture.
+        self_steps: the share of the sampling steps, from the first, in which the attention between
+            places is that of the first picture.
         local: the picture changes only where the attention to the words that change is above this
             share of its maximum; 0 lets it change everywhere.
     """
 
     alignment: Alignment
     gains: Float[Tensor, "m"]
-    cross: Share = 0.2
-    own: Share = 0.1
+    cross_steps: Share = 0.2
+    self_steps: Share = 0.1
     local: Annotated[float, Field(ge=0, lt=1)] = 0.3

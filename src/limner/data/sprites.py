@@ -88,26 +88,26 @@ def object_numbers() -> dict[str, int]:
     return {thing.name: number for number, thing in enumerate(objects())}
 
 
-def vocabulary(asked: int | str) -> tuple[Object, ...]:
+def vocabulary(selection: int | str) -> tuple[Object, ...]:
     """Select objects of the vocabulary.
 
     Args:
-        asked: "all", a number of the most common objects, or names separated by commas.
+        selection: "all", a number of the most common objects, or names separated by commas.
 
     Raises:
         LimnerError: there are too few or too many objects, or a name is unknown.
     """
     all_objects = objects()
-    if asked == "all":
+    if selection == "all":
         return all_objects
-    if isinstance(asked, int) or asked.strip().isdecimal():
-        count = int(asked)
+    if isinstance(selection, int) or selection.strip().isdecimal():
+        count = int(selection)
         if not 2 <= count <= len(all_objects):
             raise LimnerError(
                 f"data.vocabulary={count}: give a number from 2 to {len(all_objects)}, or names"
             )
         return all_objects[:count]
-    names = list(dict.fromkeys(name.strip().lower() for name in asked.split(",")))
+    names = list(dict.fromkeys(name.strip().lower() for name in selection.split(",")))
     by_name = {thing.name: thing for thing in all_objects}
     for name in names:
         if name not in by_name:

@@ -263,11 +263,11 @@ class BestOfN(Edits, Rewords, Attends):
             search, base_options: as for `_best`.
             count: number of frames of a candidate.
         """
-        x, shown = torch.empty(0), 0
+        x, count_yielded = torch.empty(0), 0
         for x in best:
             yield x
-            shown += 1
-        for _ in range(self._count(search, count, base_options) - shown):
+            count_yielded += 1
+        for _ in range(self._count(search, count, base_options) - count_yielded):
             yield x
 
     def edit(

@@ -82,7 +82,7 @@ class CaptionReader(Learner):
                 "this model learns what captions say of the objects in pictures; give "
                 "scenes data.hint=objects"
             )
-        self.kinds, self.cells, self.most = len(spec.hint.labels), cells, spec.hint.width
+        self.kinds, self.cells, self.max_count = len(spec.hint.labels), cells, spec.hint.width
         self.text = TextEncoder(spec.text, words, words, layers)
         self.kind = nn.Embedding(self.kinds, words)
         self.colour = nn.Embedding(len(COLOURS), words)
@@ -97,13 +97,13 @@ class CaptionReader(Learner):
                 "colour": nn.Linear(words, 1 + len(COLOURS)),
                 "column": nn.Linear(words, cells),
                 "row": nn.Linear(words, cells),
-                "count": nn.Linear(words, self.most),
+                "count": nn.Linear(words, self.max_count),
                 "across": nn.Linear(words, len(_SIDE_NAMES)),
                 "down": nn.Linear(words, len(_SIDE_NAMES)),
             }
         )
         self.of_colour = nn.Linear(words, self.kinds)
-        self.of_text = nn.Linear(words, 1 + self.most)
+        self.of_text = nn.Linear(words, 1 + self.max_count)
 
     def formula(self) -> list[str]:
         """Return formulas of the predictions and the loss."""
@@ -154,12 +154,14 @@ class CaptionReader(Learner):
         return self.norm(a + self.perceptron(a))
 
 
-def sides(centre: Float[Tensor, "b n 2"], there: Bool[Tensor, "b n"]) -> Int[Tensor, "b n 2"]:
+def sides(centre: Float[Tensor, "b n 2"], present: Bool[Tensor, "b n"]) -> Int[Tensor, "b n 2"]:
     """Return the side of each object relative to all others, across and down.
 
     It is 1 before all others, 2 behind them, and 0 otherwise or if there is no other object.
     """
-    others = there[:, None, :] & ~torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
+    others = present[:, None, :] & ~torch.eye(
+        present.shape[1], dtype=torch.bool, device=present.device
+    )
     gap = centre[:, None, :] - centre[:, :, None]  # "b n n 2": from each to each other
     is_pair = others[..., None]
     before = ((gap > 0) | ~is_pair).all(2) & is_pair.any(2)

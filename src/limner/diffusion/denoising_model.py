@@ -315,8 +315,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         noise is predicted and alpha is near 0, x_hat = (x_t - sigma eps) / alpha. The last step
         always stays.
         """
-        times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
-        times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+        times, min_time = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
+        times = torch.cat([times[:-1][times[:-1] > min_time], min_time, times[-1:]])
         alpha, sigma = self.schedule(times)
         weight = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
         is_enlarged = (

@@ -111,7 +111,7 @@ class FlowMatching(FlowLikelihood):
         if not self.couples_batch:
             return eps
         x, paired = batch.x.flatten(1), eps.clone()
-        for rows in _alike(batch.c, len(x)):
+        for rows in _rows_by_condition(batch.c, len(x)):
             cost = torch.cdist(x[rows].double(), eps[rows].flatten(1).double()).square()
             paired[rows] = eps[rows[assignment(cost)]]
         return paired
@@ -135,7 +135,7 @@ class FlowMatching(FlowLikelihood):
         return log_density(velocity, x, noise=noise, tolerance=tolerance)[0]
 
 
-def _alike(c: Condition, n: int) -> list[Tensor]:
+def _rows_by_condition(c: Condition, n: int) -> list[Tensor]:
     """Return groups of rows with the same condition, as row numbers."""
     parts = [part for part in (c.label, c.text) if part is not None]
     parts += [part.flatten(1) for part in (c.image,) if part is not None]

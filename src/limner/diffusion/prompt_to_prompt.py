@@ -7,9 +7,9 @@ Both pictures are painted together, from the same noise. Let M be the attention 
 the attention of the same place in the first picture:
 
     replace, refine   M_j <- sum_i S_i A_ij for tokens j that stand for tokens i, in the first
-                      `cross` share of the steps
+                      `cross_steps` share of the steps
     re-weight         M_j <- gain_j M_j
-    self-attention    M <- S, in the first `own` share of the steps
+    self-attention    M <- S, in the first `self_steps` share of the steps
     locally           x_hat <- that of the first picture, where the attention of both pictures to
                       the changed words is below `local` of the maximum (the paper's blend)
 
@@ -160,20 +160,20 @@ class SharedAttention:
         """
         self.progress, self.word_attention = progress, []
 
-    def own(self, site: str, weights: Weights) -> Weights:
+    def self_attention(self, site: str, weights: Weights) -> Weights:
         """Hook of self-attention; the rows are first pictures, second ones, and any others."""
-        if self.progress >= self.change.own:
+        if self.progress >= self.change.self_steps:
             return weights
         first, second = slice(0, self.n), slice(self.n, 2 * self.n)
         weights = weights.clone()
         weights[second] = weights[first]
         return weights
 
-    def cross(self, site: str, weights: Weights) -> Weights:
-        """Hook of cross-attention, whose first key stands for no token; rows as in `own`."""
+    def cross_attention(self, site: str, weights: Weights) -> Weights:
+        """Hook of cross-attention, whose first key stands for no token, with rows as above."""
         first, second = weights[: self.n], weights[self.n : 2 * self.n]
         change, source = self.change, self.change.alignment.source.to(weights)
-        if self.progress < change.cross:
+        if self.progress < change.cross_steps:
             has_source = source.sum(0).clamp(max=1)
             shared = first[..., 1:] @ source + second[..., 1:] * (1 - has_source)
             second = torch.cat([first[..., :1], shared], -1)
@@ -247,7 +247,7 @@ class _SharingDenoiser(SharedAttention):
     def _attach_hooks(self) -> Iterator[None]:
         edits = [layer.edit for layer in self.layers]
         for layer in self.layers:
-            layer.edit = self.cross if layer.null is not None else self.own
+            layer.edit = self.cross_attention if layer.null is not None else self.self_attention
         try:
             yield
         finally:

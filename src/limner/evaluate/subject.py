@@ -157,7 +157,7 @@ class Reference:
 
 def open_reference(
     against: str | Dataset | Reference | None,
-    asked: Mapping[str, Any],
+    given: Mapping[str, Any],
     subject: Candidate,
     training: Dataset | None = None,
 ) -> Reference:
@@ -166,7 +166,7 @@ def open_reference(
     Args:
         against: a source, as for `open_data`, or a data set; None for the source that the subject
             was trained on. A `Reference` is returned unchanged.
-        asked: options of the source. Without `split`, the split is "test" if there is one.
+        given: options of the source. Without `split`, the split is "test" if there is one.
         subject: the subject; if its data have the same source, their options are the defaults.
         training: the pictures that models learn from, if `against` is a data set.
 
@@ -188,19 +188,19 @@ def open_reference(
             f"say which real pictures to judge {subject.name} by: --against emoji, mnist, "
             "folder:PATH, ..."
         )
-    if "source" in asked:
+    if "source" in given:
         raise LimnerError("leave data.source out; give the source with --against")
     options: dict[str, Any] = {}
     is_same = _domains(defaults.get("source", "")) == _domains(source)
     if is_same:
         options |= {k: v for k, v in defaults.items() if k not in _TRAINING_OPTIONS}
-    options |= asked
+    options |= given
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
     if is_same and splits_of(defaults) != {_TRAIN}:  # as with split=all, where nothing is held out
         recipe_data = {**options, **{k: defaults[k] for k in ("split",) if k in defaults}}
         recipe_pictures = _real_pictures(open_data(source, **recipe_data), source, recipe_data)
-        options = {**recipe_data, **asked}
+        options = {**recipe_data, **given}
         real = _real_pictures(open_data(source, **options), source, options)
         return Reference(real, _training_pictures(recipe_pictures), None, options)
     splits = _splits_of(source)
@@ -209,7 +209,7 @@ def open_reference(
     try:
         dataset = open_data(source, **options)
     except LimnerError as error:
-        if against is not None or asked:
+        if against is not None or given:
             raise
         raise LimnerError(f"{error}; for data that moved, add --against SOURCE") from None
     real = _real_pictures(dataset, source, options)

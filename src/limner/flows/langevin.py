@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limner.contract.noise import Noise
 
-_ACCEPTED, _TUNING_RATE, _FIRST_STEP = 0.574, 0.1, 0.1
+_ACCEPTANCE_RATE, _TUNING_RATE, _FIRST_STEP = 0.574, 0.1, 0.1
 _MIN_EDGE_DISTANCE = 1e-5  # least distance of y from 0 and 1
 
 
@@ -69,5 +69,5 @@ def langevin(
         value = torch.where(accepted, proposal_value, value)
         if step < steps // 2:
             chance = ratio.clamp(max=0).exp().nan_to_num(0)
-            e = e * (_TUNING_RATE * (chance - _ACCEPTED)).exp()
+            e = e * (_TUNING_RATE * (chance - _ACCEPTANCE_RATE)).exp()
         yield picture

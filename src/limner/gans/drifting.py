@@ -109,12 +109,12 @@ class Drifting(GenerativeModel):
         n = len(batch.x) // self.batches_per_round
         condition = batch.c.rows(slice(0, n))
         x = self.paint(noise.rows(slice(0, n)), condition).float()
-        comparable = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
+        mask = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
         if batch.c.label is not None and condition.label is not None:
-            comparable = condition.label[:, None] == torch.cat([batch.c.label, condition.label])
+            mask = condition.label[:, None] == torch.cat([batch.c.label, condition.label])
         losses, sizes = list[Tensor](), list[Tensor]()
         for phi, real in zip(self.features(x), self.features(batch.x)):
-            step_to = drift(phi, real, comparable)
+            step_to = drift(phi, real, mask)
             target = (step_to.unit * phi + step_to.shift).detach()
             losses.append((step_to.unit * phi - target).square().mean())
             sizes.append(step_to.size)
@@ -166,25 +166,25 @@ class Drift(NamedTuple):
 
 
 @torch.no_grad()
-def drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
+def drift(x: Points, real: Points, mask: Bool[Tensor, "n m"]) -> Drift:
     """Return how generated pictures drift to real ones and away from all other generated ones.
 
     Args:
         x: features of n generated pictures.
         real: features of real pictures.
-        alike: which real, then which generated pictures each generated picture is compared with.
+        mask: which real, then which generated pictures each generated picture is compared with.
     """
     with torch.autocast(x.device.type, enabled=False):  # fields are differences of large sums
-        return _drift(x, real, alike)
+        return _drift(x, real, mask)
 
 
-def _drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
+def _drift(x: Points, real: Points, mask: Bool[Tensor, "n m"]) -> Drift:
     n, channels = x.shape
-    itself = torch.cat([alike.new_zeros(n, len(real)), torch.eye(n).to(alike)], 1)
-    alike = alike & ~itself
+    itself = torch.cat([mask.new_zeros(n, len(real)), torch.eye(n).to(mask)], 1)
+    mask = mask & ~itself
     distances = torch.cdist(x, torch.cat([real, x]))
-    unit = channels**0.5 / (distances * alike).sum().div(alike.sum().clamp(min=1)).clamp(min=1e-6)
-    fields = [field(unit * x, unit * real, unit * x, tau * channels**0.5, alike) for tau in TAUS]
+    unit = channels**0.5 / (distances * mask).sum().div(mask.sum().clamp(min=1)).clamp(min=1e-6)
+    fields = [field(unit * x, unit * real, unit * x, tau * channels**0.5, mask) for tau in TAUS]
     sizes = [V.square().mean().sqrt() for V in fields]
     shift = sum(V / size.clamp(min=1e-6) for V, size in zip(fields, sizes))
     assert isinstance(shift, Tensor)
@@ -192,7 +192,7 @@ def _drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
 
 
 def field(
-    x: Points, real: Points, fake: Points, tau: float, alike: Bool[Tensor, "n m"] | None = None
+    x: Points, real: Points, fake: Points, tau: float, mask: Bool[Tensor, "n m"] | None = None
 ) -> Points:
     """Return V at points x: the sum of A(x, y+) A(x, y-) (y+ - y-) over all pairs.
 
@@ -202,17 +202,17 @@ def field(
         x: the points at which the field is computed.
         real, fake: the points that attract, and the points that repel.
         tau: the distance at which the kernel falls to 1 / e.
-        alike: which of both count at each x; all by default.
+        mask: which of both count at each x; all by default.
 
     >>> one, two = torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0]])
     >>> bool((field(one, two, one, 1.0) == -field(one, one, two, 1.0)).all())
     True
     """
     logits = -torch.cdist(x, torch.cat([real, fake])) / tau
-    if alike is not None:
-        logits = logits.masked_fill(~alike, _ZERO_LOG_WEIGHT)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, _ZERO_LOG_WEIGHT)
     A = (logits.log_softmax(1) / 2 + logits.log_softmax(0) / 2).exp()
-    if alike is not None:
-        A = A * alike
+    if mask is not None:
+        A = A * mask
     to, away = A.split([len(real), len(fake)], dim=1)
     return (to * away.sum(1, keepdim=True)) @ real - (away * to.sum(1, keepdim=True)) @ fake

@@ -337,9 +337,9 @@ class GigaGANUpsampler(Adversarial, Upscales):
         yield self.enlargement(x, replace(c, image=None, present=None), noise, level=level)
 
 
-def distance(made: Pyramid, real: Pyramid) -> Scalar:
+def distance(fake: Pyramid, real: Pyramid) -> Scalar:
     """Return the mean over scales of the mean absolute difference."""
-    return torch.stack([F.l1_loss(y.float(), x.float()) for y, x in zip(made, real)]).mean()
+    return torch.stack([F.l1_loss(y.float(), x.float()) for y, x in zip(fake, real)]).mean()
 
 
 def _doublings(spec: ImageSpec) -> int:

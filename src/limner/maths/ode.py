@@ -36,7 +36,8 @@ _C = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
 _ERROR_WEIGHTS = (  # the step of order 5 minus that of order 4
     71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40,
 )  # fmt: skip
-_SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # safety, minimum and maximum of a step's factor
+# Each step is longer than the one before by a factor within these limits.
+_SAFETY_FACTOR, _MIN_FACTOR, _MAX_FACTOR = 0.9, 0.2, 10.0
 
 
 class Solution(NamedTuple):
@@ -66,7 +67,7 @@ def solve(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     norm: Callable[[Tensor], Tensor] = rms,
-    most: int = 10_000,
+    max_steps: int = 10_000,
 ) -> Solution:
     """Solve dx/dt = f from one time to another.
 
@@ -77,7 +78,7 @@ def solve(
         start, end: the start and end time, in either order.
         rtol, atol: a step's error is at most atol + rtol |x| in the norm.
         norm: the norm of an error relative to this bound, for each row.
-        most: the largest number of steps that a row may try.
+        max_steps: the largest number of steps that a row may try.
 
     Raises:
         LimnerError: a row has not arrived after this number of steps, or is not finite.
@@ -88,7 +89,7 @@ def solve(
     t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
     k = f(t, x, rows)
     h = _first_step(x, k, rtol, atol, norm).clamp_(max=abs(end - start))
-    for _ in range(most):
+    for _ in range(max_steps):
         h = torch.minimum(h, sign * (end - t))
         ks, new = [k], x
         for a, c in zip(_A[1:], _C[1:], strict=True):
@@ -102,14 +103,14 @@ def solve(
         accepted = error <= 1
         t = torch.where(accepted, torch.where(sign * (end - t) <= h, end, t + sign * h), t)
         x, k = (torch.where(accepted[:, None], b, a) for a, b in ((x, new), (k, ks[-1])))
-        factor = (_SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(_LEAST, _MOST)
+        factor = (_SAFETY_FACTOR * error.clamp(min=1e-10) ** -0.2).clamp(_MIN_FACTOR, _MAX_FACTOR)
         h = h * factor  # below 0.9 where the step was refused
         done = t == end
         x_end[rows[done]] = x[done]
         if done.all():
             return Solution(x_end, counts)
         t, x, k, h, rows = (tensor[~done] for tensor in (t, x, k, h, rows))
-    raise LimnerError(f"no solution in {most} steps; give a larger tolerance")
+    raise LimnerError(f"no solution in {max_steps} steps; give a larger tolerance")
 
 
 def _weighted_sum(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:

@@ -161,6 +161,6 @@ class PlainUNet(PlainEncoder):
 def common_groups(channels: tuple[int, ...]) -> int:
     """Return the number of groups of all norms: the most, up to 32, that divide every width and
     leave 4 channels in each."""
-    least = min(channels)
+    min_channels = min(channels)
     fitting = (g for g in (32, 16, 8, 4, 2, 1) if all(width % g == 0 for width in channels))
-    return next(g for g in fitting if least // g >= min(4, least))
+    return next(g for g in fitting if min_channels // g >= min(4, min_channels))

@@ -81,7 +81,7 @@ class Params(Strict):
     changes: Annotated[list[Words], Field(max_length=_MAX_CHANGES)] = Field(
         default_factory=list[str],
         description="changes of the prompt's words, in order: replace:dog=cat, "
-        "refine:with a hat, weight:red=2, cross:0.2, own:0.1, local:0.3",
+        "refine:with a hat, weight:red=2, cross_steps:0.2, self_steps:0.1, local:0.3",
     )
     controls: Annotated[list[Name], Field(max_length=_MAX_CONTROLS)] = Field(
         default_factory=list[str],

@@ -66,12 +66,12 @@ def page(folder: Path) -> Path | None:
     """Return the file of a comparison's page; None if it is missing or too large."""
     path = folder / PAGE
     try:
-        return path if _own(path, folder) and path.stat().st_size <= _MAX_PAGE_BYTES else None
+        return path if _is_inside(path, folder) and path.stat().st_size <= _MAX_PAGE_BYTES else None
     except OSError:
         return None
 
 
-def _own(file: Path, folder: Path) -> bool:
+def _is_inside(file: Path, folder: Path) -> bool:
     """Whether a file is in a folder, and not a link that leads out of it."""
     return file.resolve().is_relative_to(folder.resolve())
 
@@ -93,7 +93,7 @@ def _document(file: Path, folder: Path) -> Any:
     Raises:
         OSError, ValueError: the file cannot be read, is too large, is elsewhere, or is not JSON.
     """
-    if not _own(file, folder) or file.stat().st_size > _MAX_BYTES:
+    if not _is_inside(file, folder) or file.stat().st_size > _MAX_BYTES:
         raise ValueError("too large, or elsewhere")
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -102,7 +102,7 @@ def _read(file: Path, run: Path) -> dict[str, Any] | None:
     try:
         document = _document(file, run)
         text = file.with_suffix(".md")
-        is_readable = _own(text, run) and text.is_file() and text.stat().st_size <= _MAX_BYTES
+        is_readable = _is_inside(text, run) and text.is_file() and text.stat().st_size <= _MAX_BYTES
         return {
             "against": str(document["against"]["name"]),
             "date": str(document["date"])[:10],

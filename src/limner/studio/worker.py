@@ -340,10 +340,10 @@ def _preview(x: Images) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def devices(asked: str) -> list[str]:
+def devices(text: str) -> list[str]:
     """Return the devices to paint on: the requested one, or every accelerator for "auto"."""
-    first = processes.device(asked)
-    if asked == "auto" and first.type == "cuda":
+    first = processes.device(text)
+    if text == "auto" and first.type == "cuda":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return [str(first)]
 

@@ -89,16 +89,16 @@ class Evaluations:
         self._data, self._dataset = dict(data), dataset
         self._reference: Reference | None = None
 
-    def due(self, images: int, more: int, ends: bool) -> bool:
+    def due(self, images: int, batch: int, ends: bool) -> bool:
         """Return whether an evaluation is due after a step.
 
         Args:
             images: number of images seen so far.
-            more: number of images seen in this step.
+            batch: number of images seen in this step.
             ends: whether this was the last step.
         """
         interval = self.options.every
-        return interval > 0 and (ends or images // interval > (images - more) // interval)
+        return interval > 0 and (ends or images // interval > (images - batch) // interval)
 
     def numbers(self, model: GenerativeModel, device: torch.device) -> dict[str, float]:
         """Evaluate a model; return numbers by their names in the log, or none if that fails."""

@@ -64,9 +64,11 @@ def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, 
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         steps, values = zip(*points) if points else ((), ())
         all_values += values
-        many = len(values) > 60
-        axis.plot(steps, values, color=colour, lw=0.8 if many else 1.6, alpha=0.3 if many else 1)
-        if many:
+        is_long = len(values) > 60
+        axis.plot(
+            steps, values, color=colour, lw=0.8 if is_long else 1.6, alpha=0.3 if is_long else 1
+        )
+        if is_long:
             axis.plot(steps, _smooth(values), color=colour, lw=1.6)
         axis.plot([], [], color=colour, lw=1.6, label=key)
     if all_values and min(all_values) > 0 and max(all_values) > _LOG_FROM * min(all_values):

@@ -57,7 +57,7 @@ Groups = dict[str, dict[str, Any]]
 _Logs = dict[str, list[Tensor]]
 
 
-class _Played(NamedTuple):
+class _Result(NamedTuple):
     """The player whose turn it was in all micro-batches, and their mean loss."""
 
     player: Player
@@ -302,9 +302,9 @@ class Loop:
         parts = [micro * processes.size() + processes.rank() for micro in range(self.micro_batches)]
         games, logs = {part: self._game(part) for part in parts}, _Logs()
         for number in itertools.count():
-            played, fits = None, True
+            result, fits = None, True
             try:
-                played = self._turn(games, number, logs)
+                result = self._turn(games, number, logs)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 self._refuse_unless_splitting_helps(error, number)
                 fits = False
@@ -312,18 +312,18 @@ class Loop:
                 for player in self.players.values():
                     player.optimizer.zero_grad()
                 return None
-            if played is None:
+            if result is None:
                 self.unlucky = 0
                 break
-            if not self._update(played.player, played.loss, logs):
-                self.unlucky, self._nonfinite_player = self.unlucky + 1, played.player.name
+            if not self._update(result.player, result.loss, logs):
+                self.unlucky, self._nonfinite_player = self.unlucky + 1, result.player.name
                 break
         if not logs:
             return {}
         means = torch.stack([torch.stack(values).nanmean() for values in logs.values()])
         return dict(zip(logs, processes.mean_of_known(means).tolist()))
 
-    def _turn(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Played | None:
+    def _turn(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Result | None:
         """Compute the gradients of each micro-batch's next loss; return None after the last."""
         player, losses = None, []
         for micro, (part, game) in enumerate(games.items()):
@@ -340,7 +340,7 @@ class Loop:
                 losses.append(turn.loss.detach().float())
                 for name, value in turn.logs.items():
                     logs.setdefault(name, []).append(value.detach().float())
-        return player and _Played(player, torch.stack(losses).mean())
+        return player and _Result(player, torch.stack(losses).mean())
 
     def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
         """Raise the error again, unless memory ran out in the first turn: splitting may help."""

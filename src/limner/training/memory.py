@@ -38,22 +38,22 @@ def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
     estimate = dry_run(replace(recipe, train=recipe.train | small_batch), device=device)
     available = _memory(torch_device)
     fixed = estimate.memory - estimate.activations
-    most = max(1, int((available - fixed) / (estimate.activations / _TRIAL_PICTURES)))
-    if rows <= most:
+    max_batch = max(1, int((available - fixed) / (estimate.activations / _TRIAL_PICTURES)))
+    if rows <= max_batch:
         return
     needed = fixed + estimate.activations * rows / _TRIAL_PICTURES
     batch = options.batch // processes.size()
-    parts = next(k for k in range(1, batch + 1) if batch % k == 0 and batch // k <= most)
+    parts = next(k for k in range(1, batch + 1) if batch % k == 0 and batch // k <= max_batch)
     raise LimnerError(
         f"train.batch={options.batch} with {rows:,} pictures at a time needs about "
         f"{needed / 2**30:,.0f} GiB of memory, and there are {available / 2**30:,.0f}; try "
-        f"train.micro_batches={parts} or train.batch={_below(most) * processes.size()}"
+        f"train.micro_batches={parts} or train.batch={_below(max_batch) * processes.size()}"
     )
 
 
-def _below(most: int) -> int:
+def _below(maximum: int) -> int:
     """Return the largest power of two that is not above a number."""
-    return 1 << (most.bit_length() - 1)
+    return 1 << (maximum.bit_length() - 1)
 
 
 def _memory(device: torch.device) -> int:

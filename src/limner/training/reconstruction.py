@@ -122,7 +122,7 @@ def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor],
 
 
 def solve(
-    profiles: Sequence[tuple[float, float]], wanted: tuple[float, float]
+    profiles: Sequence[tuple[float, float]], target: tuple[float, float]
 ) -> tuple[Float64[np.ndarray, "n"], float]:
     """Return the shares of power profiles whose weighted sum is nearest to another profile.
 
@@ -133,14 +133,14 @@ def solve(
 
     Args:
         profiles: (gamma, t) of each profile.
-        wanted: (gamma, t) of the wanted profile.
+        target: (gamma, t) of the target profile.
 
     Returns:
         the shares, and the remaining distance divided by the norm of the wanted profile.
     """
     gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
-    sides = np.array([_product(a, wanted) for a in profiles])
-    length = _product(wanted, wanted)
+    sides = np.array([_product(a, target) for a in profiles])
+    length = _product(target, target)
     shares = np.linalg.solve(gram + _RIDGE_PENALTY * length * np.eye(len(gram)), sides)
     shares /= shares.sum()
     residual = length - 2 * shares @ sides + shares @ gram @ shares

@@ -63,9 +63,9 @@ class Validation:
             held_out = _open_held_out(data) if self.count else None
         if not held_out:
             return
-        if options.validation and self.count > (most := min(len(held_out), _MAX_PICTURES)):
+        if options.validation and self.count > (limit := min(len(held_out), _MAX_PICTURES)):
             raise LimnerError(
-                f"train.validation={self.count}: give at most {most:,} of the held-out pictures"
+                f"train.validation={self.count}: give at most {limit:,} of the held-out pictures"
             )
         stream = Stream(held_out, options.seed)
         for first in range(0, self.count, options.batch):

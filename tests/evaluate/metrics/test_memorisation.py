@@ -57,7 +57,7 @@ def test_distances_equal_their_definition(shift: int):
         assert float(result.first[i]) == pytest.approx(float(distances.min()), abs=1e-5)
         assert float(result.second[i]) == pytest.approx(float(distances.sort().values[1]), rel=1e-5)
         others = [distance(train[nearest], k, shift) for j, k in enumerate(train) if j != nearest]
-        assert float(result.own[i]) == pytest.approx(min(others), rel=1e-5)
+        assert float(result.to_other[i]) == pytest.approx(min(others), rel=1e-5)
 
 
 def test_a_memoriser_is_detected_and_new_pictures_are_not():
@@ -87,7 +87,7 @@ def test_a_shifted_mirrored_and_noisy_copy_is_a_copy():
         result = memorisation(pictures, train)
         assert result.nearest.equal(torch.arange(20)), kind
         assert result.is_copy.all(), kind
-        assert not (result.first > result.own).any(), kind
+        assert not (result.first > result.to_other).any(), kind
         assert (result.first == 0).all() or kind == "grainy"
     assert not memorisation(train.flip(-2), train).is_copy.any(), (
         "an upside-down picture is not a copy"
@@ -188,7 +188,7 @@ def test_the_interval_of_the_closer_share_contains_the_truth(
     results = []
     for _ in range(400):
         reference, new = drawn_distances(held_out), drawn_distances(pictures)
-        new = NearestTraining(new.nearest, new.first**power, new.second, new.own)
+        new = NearestTraining(new.nearest, new.first**power, new.second, new.to_other)
         results.append(new.closer(reference))
     mean = sum(result.share.value for result in results) / len(results)
     truth = results[0].expected if power == 1 else mean

@@ -204,9 +204,9 @@ def _record_sampling(
     with torch.no_grad():
         frames = model.frames(n, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
-    names = [f"noise_{i}" if i else "noise" for i in range(len(noise.made))]
-    laws = {name: draw for name, (draw, _) in zip(names, noise.made)}
-    return laws, {name: value for name, (_, value) in zip(names, noise.made)}, expected
+    names = [f"noise_{i}" if i else "noise" for i in range(len(noise.records))]
+    laws = {name: draw for name, (draw, _) in zip(names, noise.records)}
+    return laws, {name: value for name, (_, value) in zip(names, noise.records)}, expected
 
 
 def _announce() -> None:

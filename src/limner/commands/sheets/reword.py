@@ -3,7 +3,7 @@
 A picture stores all its changes as text, in order:
 
     replace:dog=cat        refine:with a hat        weight:red=2
-    cross:0.2  own:0.1  local:0.3                   see `Rewording`
+    cross_steps:0.2  self_steps:0.1  local:0.3      see `Rewording`
 """
 
 import re
@@ -28,7 +28,7 @@ from limner.contract.text import Tokenizer, plain_text, text_condition
 from limner.data.picture_files import read_own_settings, read_picture
 from limner.runtime.progress import say
 
-_SHARE_OPTIONS = ("cross", "own", "local")
+_SHARE_OPTIONS = ("cross_steps", "self_steps", "local")
 _MAX_WEIGHT = 10.0
 
 
@@ -39,7 +39,7 @@ class ChangedPrompt:
     Args:
         prompt: the new prompt.
         gains: word -> factor of the attention to it.
-        shares: `cross`, `own` and `local` of `Rewording`, if given.
+        shares: `cross_steps`, `self_steps` and `local` of `Rewording`, if given.
     """
 
     prompt: str
@@ -87,13 +87,13 @@ def _matches(words: str, text: str) -> Iterator[re.Match[str]]:
     return re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)
 
 
-def _number(name: str, text: str, most: float) -> float:
+def _number(name: str, text: str, maximum: float) -> float:
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number <= most:
-        raise LimnerError(f"{name}={text}: give a number from 0 to {most:g}")
+    if not 0 <= number <= maximum:
+        raise LimnerError(f"{name}={text}: give a number from 0 to {maximum:g}")
     return number
 
 
@@ -144,8 +144,8 @@ def reword(
     replace: str = "",
     refine: str = "",
     weight: str = "",
-    cross: Share = Rewording.cross,
-    own: Share = Rewording.own,
+    cross_steps: Share = Rewording.cross_steps,
+    self_steps: Share = Rewording.self_steps,
     local: Annotated[float, Field(ge=0, lt=1)] = Rewording.local,
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> Iterator[Images]:
@@ -155,14 +155,14 @@ def reword(
         replace: replace a word with another, as in dog=cat.
         refine: words to add.
         weight: weight of a word, as in red=2.
-        cross: share of the steps in which words keep their places.
-        own: share of the steps in which shapes are kept.
+        cross_steps: share of the steps in which words keep their places.
+        self_steps: share of the steps in which shapes are kept.
         local: change only where attention to the words is above this share of its maximum.
         strength: how far a picture of your own may change.
     """
     changes = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     changes += [f"weight:{weight}"] * bool(weight)
-    changes += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
+    changes += [f"cross_steps:{cross_steps}", f"self_steps:{self_steps}", f"local:{local}"]
     for images in reword_frames(work, [*work.changes, *changes], strength):
         yield images.chunk(2)[1]
 

@@ -289,11 +289,13 @@ def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
     network = getattr(pipeline, "unet", None)
     for control in controls:
         for name in ("in_channels", "block_out_channels", "cross_attention_dim"):
-            own, its = (getattr(model, "config", {}).get(name) for model in (control, network))
-            if network is not None and own != its:
+            expected, actual = (
+                getattr(model, "config", {}).get(name) for model in (control, network)
+            )
+            if network is not None and expected != actual:
                 raise LimnerError(
-                    f"this ControlNet is for a network with {name}={own}, and the pipeline's has "
-                    f"{its}; take one that was trained for this pipeline"
+                    f"this ControlNet is for a network with {name}={expected}, and the pipeline's "
+                    f"has {actual}; take one that was trained for this pipeline"
                 )
     try:
         with quietly():

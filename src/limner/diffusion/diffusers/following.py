@@ -44,8 +44,8 @@ class _Walk:
     def __init__(self, scheduler: Any, shared: SharedAttention) -> None:
         self.scheduler, self.shared = scheduler, shared
         self.x = self.z = torch.empty(0)
-        self.ahead: Iterator[tuple[float, float]] = iter(())
-        self.here = (0.0, 0.0)
+        self.next_coefficients: Iterator[tuple[float, float]] = iter(())
+        self.coefficients = (0.0, 0.0)
 
     @contextmanager
     def record_noise(self) -> Iterator[None]:
@@ -64,12 +64,12 @@ class _Walk:
 
     def step(self, F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
         """Return both pictures with the noise of the next time."""
-        if not self.here[0]:
+        if not self.coefficients[0]:
             first = int((self.scheduler.timesteps == t).nonzero()[0])
-            self.ahead = iter(_places(self.scheduler)[first:])
-            self.here = next(self.ahead)
-        (alpha, sigma), (alpha_s, sigma_s) = self.here, next(self.ahead)
-        self.here = alpha_s, sigma_s
+            self.next_coefficients = iter(_places(self.scheduler)[first:])
+            self.coefficients = next(self.next_coefficients)
+        (alpha, sigma), (alpha_s, sigma_s) = self.coefficients, next(self.next_coefficients)
+        self.coefficients = alpha_s, sigma_s
         x_hat = self.shared.blend(expected_picture(self.scheduler, F, t, x_t, output))
         before, after = x_hat.to(self.x).chunk(2)
         k = sigma_s * alpha / (alpha_s * sigma)

@@ -248,14 +248,14 @@ def watching(scheduler: Any, see: See) -> Iterator[None]:
         del scheduler.step
 
 
-def expected_picture(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
+def expected_picture(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, output: Any) -> Tensor:
     """Return x_hat at a step.
 
     It is the scheduler's own, or is computed from its configuration and noise levels, or, if these
     are unknown, is the next x_t.
     """
     for name in ("pred_original_sample", "denoised"):
-        if (x_hat := getattr(made, name, None)) is not None:
+        if (x_hat := getattr(output, name, None)) is not None:
             return x_hat
     prediction = getattr(scheduler.config, "prediction_type", "flow_prediction")
     F = F[:, : x_t.shape[1]]  # the rest are variances
@@ -265,4 +265,4 @@ def expected_picture(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) 
         alpha_bar = scheduler.alphas_cumprod[int(t)].double().cpu()
         k = PREDICTIONS[_PREDICTIONS[prediction]](alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
-    return made.prev_sample
+    return output.prev_sample

@@ -113,7 +113,11 @@ class _Processor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Compute attention, with the arguments that diffusers gives."""
-        hook = self.shared.own if encoder_hidden_states is None else self.shared.cross
+        hook = (
+            self.shared.self_attention
+            if encoder_hidden_states is None
+            else self.shared.cross_attention
+        )
         layer: Any = _Layer(attn, partial(self._edit_weights, hook))
         return self.plain(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 

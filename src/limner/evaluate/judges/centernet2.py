@@ -72,12 +72,12 @@ class Targets(NamedTuple):
     weight: Float[Tensor, "b h w"]
 
 
-def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: int) -> Targets:
+def targets(box: Float[Tensor, "b n 4"], present: Bool[Tensor, "b n"], h: int, w: int) -> Targets:
     """Compute Gaussian peaks at the cells of centres, and the regions around them.
 
     Args:
         box: the box of each object, as shares of a side.
-        there: whether the object belongs to this level.
+        present: whether the object belongs to this level.
         h, w: the height and width of the level, in cells.
     """
     cells = box.new_tensor([w, h])
@@ -91,7 +91,7 @@ def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: 
         deviation = (share * side).clamp(min=_MIN_DEVIATION)
         along = (-x.square() / (2 * deviation[..., :1].square())).exp()
         down = (-y.square() / (2 * deviation[..., 1:].square())).exp()
-        return down[..., :, None] * along[..., None, :] * there[..., None, None]
+        return down[..., :, None] * along[..., None, :] * present[..., None, None]
 
     weight, owner = gaussian(_REGION).max(1)
     weight = weight * (weight >= _MIN_CELL_WEIGHT)

@@ -130,13 +130,13 @@ def request_of(scene: Scene) -> SceneRequest | None:
             scene.skill, (RequestedObject(scene.things[0].name, exact_count=len(scene.things)),)
         )
     is_coloured = scene.skill in COLOUR_SKILLS
-    wanted = [
+    objects = [
         RequestedObject(thing.name, thing.colour if is_coloured else None) for thing in scene.things
     ]
     if scene.relation is None:
-        return SceneRequest(scene.skill, tuple(wanted))
+        return SceneRequest(scene.skill, tuple(objects))
     kind, first, second = scene.relation
-    return SceneRequest(scene.skill, (wanted[first], wanted[second]), kind)
+    return SceneRequest(scene.skill, (objects[first], objects[second]), kind)
 
 
 def shows_request(objects: Sequence[DetectedObject], request: SceneRequest) -> bool:
@@ -147,13 +147,13 @@ def shows_request(objects: Sequence[DetectedObject], request: SceneRequest) -> b
         request: the request of the caption.
     """
     matches: list[DetectedObject] = []
-    for wanted in request.objects:
-        candidates = objects_named(objects, wanted.name)
+    for requested in request.objects:
+        candidates = objects_named(objects, requested.name)
         if not candidates or (
-            wanted.exact_count is not None and len(candidates) != wanted.exact_count
+            requested.exact_count is not None and len(candidates) != requested.exact_count
         ):
             return False
-        if wanted.colour is not None and candidates[0].colour != wanted.colour:
+        if requested.colour is not None and candidates[0].colour != requested.colour:
             return False
         matches.append(candidates[0])
     return request.relation is None or request.relation in relations(matches[0], matches[1])

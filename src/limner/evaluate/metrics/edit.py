@@ -103,9 +103,9 @@ def shows_edit(objects: Sequence[DetectedObject], edit: SceneEdit) -> bool:
         edit: the edit with the change.
     """
     is_colour = edit.kind == "colour"
-    wanted = RequestedObject(edit.new.name, edit.new.colour if is_colour else None)
+    requested = RequestedObject(edit.new.name, edit.new.colour if is_colour else None)
     is_gone = is_colour or not objects_named(objects, edit.old.name)
-    return is_gone and shows_request(objects, SceneRequest("single", (wanted,)))
+    return is_gone and shows_request(objects, SceneRequest("single", (requested,)))
 
 
 def box_mask(box: Sequence[float], height: int, width: int) -> Bool[Tensor, "h w"]:

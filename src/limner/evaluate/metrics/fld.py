@@ -60,7 +60,8 @@ PAPER = Paper(
 
 # The authors' constants:
 _RATE, _STEPS = 0.5, 50  # learning rate and steps of Adam
-_SETTLED, _WINDOW = 5e-4, 5  # it stops when the last _WINDOW losses are within _SETTLED
+# It stops when the last _WINDOW losses are this close to each other.
+_LOSS_TOLERANCE, _WINDOW = 5e-4, 5
 _DISTANCE_OFFSET = 1e-3  # is added to the squared distance of the nearest training picture
 _MAX_LOG_VARIANCE = 40.0  # largest absolute value of the logarithm of a variance
 _SHRINKAGE = 0.9  # factor on the distances from the mean, for the Gaussian around it
@@ -178,7 +179,8 @@ class Mixture(NamedTuple):
             log_s.clamp_(-_MAX_LOG_VARIANCE, _MAX_LOG_VARIANCE)
             losses.append(-total / (len(x) * d))
             last = losses[-_WINDOW:]
-            if len(losses) > _WINDOW + 1 and max(last) - last[-1] < _SETTLED > last[-1] - min(last):
+            change = max(abs(loss - last[-1]) for loss in last)
+            if len(losses) > _WINDOW + 1 and change < _LOSS_TOLERANCE:
                 break
         return cls(centres, log_s)
 

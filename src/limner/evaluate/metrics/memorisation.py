@@ -77,13 +77,13 @@ class NearestTraining:
         nearest: the number of the nearest training picture.
         first: d1, the distance from the nearest training picture.
         second: d2, the distance from the nearest training picture of another subject.
-        own: the distance of the nearest training picture from the nearest one of another subject.
+        to_other: the distance of that picture from the nearest one of another subject.
     """
 
     nearest: Int64[Tensor, "n"]
     first: Float64[Tensor, "n"]
     second: Float64[Tensor, "n"]
-    own: Float64[Tensor, "n"]
+    to_other: Float64[Tensor, "n"]
 
     @property
     def ratio(self) -> Float64[Tensor, "n"]:
@@ -102,8 +102,8 @@ class NearestTraining:
 
     @property
     def is_authentic(self) -> Bool[Tensor, "n"]:
-        """Whether each picture is farther from its nearest training picture than `own`."""
-        return self.first > self.own
+        """Whether each picture is farther from its nearest training picture than `to_other`."""
+        return self.first > self.to_other
 
     @property
     def share_authentic(self) -> float:
@@ -190,14 +190,14 @@ def memorisation(
     blocks = [
         _measure(block, train, groups, shift, twin) for block in pictures.split(_BATCH_PICTURES)
     ]
-    nearest, first, second, own = (torch.cat(column) for column in zip(*blocks))
+    nearest, first, second, to_other = (torch.cat(column) for column in zip(*blocks))
     if count := int(second.isinf().sum()):
         raise LimnerError(
             f"for {count} pictures, all training pictures are twins of the nearest one (at most "
             f"{twin:g} levels apart, or of its group), so there is no second one to compare with; "
             "give smaller groups or a smaller twin"
         )
-    return NearestTraining(nearest, first, second, own)
+    return NearestTraining(nearest, first, second, to_other)
 
 
 def _check(pictures: Tensor, train: Tensor, groups: Tensor | None, shift: int) -> None:
@@ -232,8 +232,10 @@ def _measure(
     first, nearest = distances.min(1)
     train_distances = _distances(train[nearest], train, shift)
     is_twin = (train_distances <= twin) | (groups[nearest][:, None] == groups)
-    second, own = (d.masked_fill(is_twin, torch.inf).amin(1) for d in (distances, train_distances))
-    return nearest, first, second, own
+    second, to_other = (
+        d.masked_fill(is_twin, torch.inf).amin(1) for d in (distances, train_distances)
+    )
+    return nearest, first, second, to_other
 
 
 def _distances(

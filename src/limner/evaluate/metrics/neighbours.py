@@ -149,7 +149,9 @@ def share_inside(points: Points, centres: Points) -> IntervalEstimate:
     return share_with_interval(terms)
 
 
-def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> IntervalEstimate:
+def share_with_interval(
+    terms: Float64[Tensor, "v n"], own_variance: float = 0.0
+) -> IntervalEstimate:
     """Compute a share with its interval.
 
     Wilson's interval of the points, for a fixed other set, is combined with Student's interval of
@@ -159,7 +161,7 @@ def share_with_interval(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Inte
         terms, own: as for `variances`.
     """
     value, n, groups = float(terms[0].mean()), terms.shape[1], len(terms) - 1
-    fixed, others = variances(terms, own)
+    fixed, others = variances(terms, own_variance)
     rest = others + max(0.0, fixed - variances(terms[:1])[0])
     half = student_quantile(max(4, groups - 1)) * math.sqrt(rest)
     return combine_intervals(value, [wilson_interval(value, n), (value - half, value + half)])
@@ -171,15 +173,15 @@ def mean_with_interval(terms: Float64[Tensor, "v n"]) -> IntervalEstimate:
     return IntervalEstimate(value, max(0.0, value - half), value + half)
 
 
-def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, float]:
+def variances(terms: Float64[Tensor, "v n"], own_variance: float = 0.0) -> tuple[float, float]:
     """Compute the variance of the mean of terms for a fixed other set, and over other sets.
 
     Args:
         terms: the terms with the whole other set, then without each of its groups.
-        own: the variance over their own set, if the terms depend on one another.
+        own_variance: the variance over their own set, if the terms depend on one another.
     """
     n, groups = terms.shape[1], len(terms) - 1
-    fixed = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
+    fixed = max(own_variance, float(terms[0].var()) / n if n > 1 else 0.0)
     if groups < 2 or n < 2:
         return fixed, 0.0
     change = terms[1:] - terms[1:].mean(0)

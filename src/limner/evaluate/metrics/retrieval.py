@@ -72,12 +72,14 @@ class Ranking(NamedTuple):
     gallery: int
 
 
-def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: int = 0) -> Ranking:
+def retrieval(
+    similarity: Float[Tensor, "n k"], targets: Int64[Tensor, "n"], seed: int = 0
+) -> Ranking:
     """Compute how well each picture's own caption is retrieved from a gallery.
 
     Args:
         similarity: the similarity of each picture to each caption.
-        own: the column of each picture's own caption.
+        targets: the column of each picture's own caption.
         seed: the seed of the bootstrap's 1,000 draws.
 
     Raises:
@@ -88,9 +90,9 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     if gallery <= _K:
         raise LimnerError(f"R@{_K} needs a gallery of more than {_K} captions, not {gallery}")
     table = checked_features(similarity, 1, "retrieval")
-    if len(own) != n or own.min() < 0 or own.max() >= gallery:
+    if len(targets) != n or targets.min() < 0 or targets.max() >= gallery:
         raise LimnerError(f"each of {n} pictures has its own caption among the gallery's {gallery}")
-    rank = ranks(table, own.cpu())
+    rank = ranks(table, targets.cpu())
     draws = rank[bootstrap_samples(n, seed)]
     return Ranking(
         share_interval(rank <= 1),
@@ -100,9 +102,9 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     )
 
 
-def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+def ranks(similarity: Float[Tensor, "n k"], targets: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
     """Compute 1 + the number of other captions at least as similar to the picture as its own."""
-    own_similarity = similarity.gather(1, own[:, None])
+    own_similarity = similarity.gather(1, targets[:, None])
     return (similarity >= own_similarity).sum(1).double()  # the own caption counts as the 1
 
 
@@ -158,20 +160,20 @@ class Retrieval(FeatureMetric):
         rows = [
             (SUBJECT, subject, columns),
             (f"real ({s.reference.name})", real, torch.arange(len(real_gallery))),
-            ("shuffled captions", subject, _others(len(captions))),
+            ("shuffled captions", subject, _other_rows(len(captions))),
         ]
         training = None if s.training is None or s.training.dataset.endless else s.training
         if training and training.captions(torch.arange(1)):
             pictures = training.pictures(nearest(training, captions))
             rows.append(("nearest in training", self.similarity(pictures, captions), columns))
         numbers: list[Number] = []
-        for row, similarity, own in rows:
-            r1, r5, rank, size = retrieval(similarity, own)
+        for row, similarity, targets in rows:
+            r1, r5, rank, size = retrieval(similarity, targets)
             fields: dict[str, Any] = {"row": row, "protocol": f"among {size} captions"}
             for name, value, better in (
                 ("R@1", r1, "higher"), ("R@5", r5, "higher"), ("median rank", rank, "lower"),
             ):  # fmt: skip
-                numbers.append(self.number(name, value, len(own), better=better, **fields))
+                numbers.append(self.number(name, value, len(targets), better=better, **fields))
         return numbers
 
     def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
@@ -233,7 +235,7 @@ def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
     return vectors
 
 
-def _others(n: int) -> Int[Tensor, "n"]:
+def _other_rows(n: int) -> Int[Tensor, "n"]:
     """Return, for each of n indices, another random one."""
     order = random_order(n, 0)
     other = torch.empty_like(order)

@@ -9,7 +9,7 @@ import { attentionJob, go, jobDone as ended, pictureIndex, repaintRequest, showN
 import { AttentionPicture, Slider } from "/page/viewer.js";
 import { MOST, emphasis, withWeight, wordsOf } from "/page/words.js";
 
-const SHARES = ["cross", "own", "local"];
+const SHARES = ["cross_steps", "self_steps", "local"];
 
 /** Sliders for the weight of each word of the form's prompt; they write "(word:1.4)" into it. */
 export function Weights() {
