@@ -104,7 +104,7 @@ def test_an_edit_samples_from_the_conditional_distribution():
     prior_share = float((ink[:, 1] * prior).sum() / prior.sum())
     image = torch.tensor([1.0, -1.0]).double().expand(n, 1, 1, 2)
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
-    (x,) = model.edit(image, mask=mask, rounds=30, preview=False, shown="draw")
+    (x,) = model.edit(image, mask=mask, rounds=30, preview=False, output="draw")
     share, error = float((x[..., 1] > 0).double().mean()), math.sqrt(right * (1 - right) / n)
     assert abs(share - right) < 4 * error, (
         f"{share}, not {right}; {prior_share} without the kept pixel"
@@ -297,7 +297,7 @@ def test_temperature_zero_decodes_the_most_probable_code():
         torch.testing.assert_close(
             x[:1], model.decode(x.new_zeros(1, model._size).double()).float()
         )
-    assert model.sample(2, shown="draw").unique().tolist() == [-1, 1]
+    assert model.sample(2, output="draw").unique().tolist() == [-1, 1]
 
 
 def test_more_groups_than_resolutions_are_refused():

@@ -172,7 +172,7 @@ def test_an_edit_samples_from_the_conditional_distribution():
     image = from_levels(torch.tensor([1, 3]).expand(n, 1, 1, 2), 4).double()
     mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
     edit_options = {"mask": mask, "rounds": 40, "preview": False}
-    (x,) = model.edit(image, shown="draw", **edit_options)
+    (x,) = model.edit(image, output="draw", **edit_options)
     assert torch.equal(x[..., 0], image[..., 0].float())
     counts = torch.bincount(((x[..., 1] + 1) * 1.5).round().long().flatten(), minlength=4)
     chi_square = float(((counts - n * right) ** 2 / (n * right)).sum())
@@ -441,7 +441,7 @@ def test_draws_follow_the_pixel_distribution_given_code_and_label():
     label = Condition(label=torch.zeros(1, dtype=torch.long))
     n = 4000
     mean = next(model.watch(n, label))
-    draws = next(model.watch(n, label, shown="draw"))
+    draws = next(model.watch(n, label, output="draw"))
     assert draws.unique().tolist() == [-1, 1]
     error = (draws.mean(0) - mean.mean(0)).abs()
     assert float(error.max()) <= 4 / math.sqrt(n)

@@ -250,7 +250,7 @@ def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "levels", "shown"),
+    ("pixels", "levels", "output"),
     [
         ("bernoulli", 2, "draw"),
         ("logistic", 9, "draw"),
@@ -258,10 +258,10 @@ def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
         ("gaussian", 9, "draw"),
     ],
 )
-def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, levels, shown):
+def test_decoders_are_written_with_the_distribution_of_pixels(tmp_path, pixels, levels, output):
     spec = replace(GREY, levels=levels)
     model = perturbed("vae", spec, latent=4, channels=(8,), pixels=pixels)
-    options = model.sampler_options({"shown": shown})
+    options = model.sampler_options({"output": output})
     picture, expected, _ = paint_with_file(model, options, tmp_path / "m.onnx")
     assert (picture - expected).abs().max() < 1e-3
 

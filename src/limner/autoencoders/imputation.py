@@ -56,7 +56,7 @@ class Imputes(LikelihoodModel, EditsCodes):
         noise: Noise,
         steps: int,
         *,
-        shown: Literal["mean", "draw"] = "mean",
+        output: Literal["mean", "draw"] = "mean",
         **options: Any,
     ) -> Iterator[Images]:
         """Run Metropolis within Gibbs; see `EditsCodes.chain`."""
@@ -71,7 +71,7 @@ class Imputes(LikelihoodModel, EditsCodes):
             theta = self.theta(z, c)
             sample = self.draw_picture(theta, noise)
             x = torch.where(mask > 0, sample.to(x), x)
-            yield x if shown == "draw" else self.law.mean(theta).permute(0, 3, 1, 2).to(x)
+            yield x if output == "draw" else self.law.mean(theta).permute(0, 3, 1, 2).to(x)
 
     def draw_picture(self, theta: Float[Tensor, "b h w p"], noise: Noise) -> Images:
         """Draw a picture from p(x | z), given its parameters."""

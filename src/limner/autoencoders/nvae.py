@@ -320,7 +320,7 @@ class NVAE(Imputes):
         noise: Noise,
         preview: bool = True,
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
-        shown: Literal["mean", "draw"] = "mean",
+        output: Literal["mean", "draw"] = "mean",
     ) -> Iterator[Images]:
         """Yield the decoded pictures of codes drawn from the prior.
 
@@ -328,10 +328,10 @@ class NVAE(Imputes):
             n, c, noise, preview: see `GenerativeModel.frames`.
             temperature: factor by which the noise of every group is scaled; below 1, codes are
                 nearer to its mean.
-            shown: the mean of p(x | z), or a draw from it, which is a sample of p(x).
+            output: the mean of p(x | z), or a draw from it, which is a sample of p(x).
         """
         epsilon = temperature * self._draws(1, noise)[0]
-        if shown == "mean":
+        if output == "mean":
             yield self.decode(epsilon, c)
             return
         yield self.draw_picture(self._down(epsilon, self._biases(c, n), _from_prior), noise)

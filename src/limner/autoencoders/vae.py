@@ -231,7 +231,7 @@ class VAE(Imputes):
         noise: Noise,
         preview: bool = True,
         temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
-        shown: Literal["mean", "draw"] = "mean",
+        output: Literal["mean", "draw"] = "mean",
     ) -> Iterator[Images]:
         """Yield the decoded pictures of codes drawn from the prior.
 
@@ -239,11 +239,11 @@ class VAE(Imputes):
             n, c, noise, preview: see `GenerativeModel.frames`.
             temperature: factor by which the noise of the code is scaled; below 1, codes are nearer
                 to the mean.
-            shown: the mean of p(x | z), as papers show it, or a draw from p(x | z), which is a
+            output: the mean of p(x | z), as papers show it, or a draw from p(x | z), which is a
                 sample of p(x).
         """
         z = temperature * noise.normal(self.latent, dtype=self.dtype)
-        if shown == "mean":
+        if output == "mean":
             yield self.decode(z, c)
             return
         yield self.draw_picture(self.theta(self.prior.code(z), c), noise)
