@@ -57,7 +57,7 @@ def describe(error: Exception) -> str:
     return place_of_error(error) or (kind if message == kind else f"{kind}: {message}")
 
 
-def place_of_error(error: Exception) -> str:
+def place_of_error(error: Exception | SystemExit) -> str:
     """Return where in the code of an installed package an error is, such as "FILE, line 7: ..."
     with the message, and what to do; an empty text if it is not in such code, or if memory ran out.
     """
@@ -67,7 +67,9 @@ def place_of_error(error: Exception) -> str:
     return f"{error_in_file(error, found[0])}; correct the package '{found[1]}'" if found else ""
 
 
-def package_traceback(error: Exception, places: Mapping[Path, str] | None = None) -> str:
+def package_traceback(
+    error: Exception | SystemExit, places: Mapping[Path, str] | None = None
+) -> str:
     """Return an error's traceback with the lines of certain code, and the line that raised it.
 
     Args:
