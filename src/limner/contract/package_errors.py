@@ -1,6 +1,7 @@
 """Errors in the code of installed packages: its author needs a traceback of that code alone."""
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -46,6 +47,13 @@ def file_in_places(error: BaseException, places: Mapping[Path, str]) -> tuple[Pa
         if name is not None:
             return file, name
     return None
+
+
+def failed_modules(error: Exception | SystemExit) -> set[str]:
+    """Return the names of the modules whose import an error ended."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = {f.f_globals["__name__"] for f in frames if f.f_code.co_name == "<module>"}
+    return names - sys.modules.keys()
 
 
 def describe(error: Exception) -> str:
