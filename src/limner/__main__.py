@@ -44,7 +44,7 @@ def main() -> None:
         if hasattr(signal, "SIGPIPE"):  # Windows has none
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         code = 0
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a package may raise anything
         code = 2
         why = _wrong_name(error) if isinstance(error, OSError) else None
         if why is None and (why := place_of_error(error)):

@@ -16,7 +16,7 @@ from PIL import Image
 import limner
 from limner.__main__ import main
 from limner.commands.app import VERBS
-from limner.commands.listing import describe_model, options_text
+from limner.commands.listing import describe_model, describe_models, options_text
 from limner.contract import registry
 from limner.contract.checkpoint import read_header
 from limner.contract.errors import LimnerError
@@ -102,6 +102,16 @@ def test_models_as_a_table_and_as_json(limner_):
     assert entries["ddpm"]["model"]["properties"]["T"]["default"] == 1000
     code, out, _ = limner_("models", "ddpm")
     assert "model.T" in out and "sampler.steps" in out and "Ho, Jain, Abbeel (2020)" in out
+
+
+def test_a_model_that_cannot_be_described_is_named_and_left_out(capsys, monkeypatch):
+    def fail(config: object = None) -> dict[str, Any]:
+        raise KeyError("steps")
+
+    monkeypatch.setattr(toys.Pixels, "sample_schema", fail)
+    documents = describe_models([models()["toy-pixels"], models()["toy-vae"]])
+    assert [document["name"] for document in documents] == ["toy-vae"]
+    assert capsys.readouterr().err.splitlines()[-1] == "left out: toy-pixels: KeyError: 'steps'"
 
 
 def test_options_are_explained(limner_):

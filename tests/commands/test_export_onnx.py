@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import toys
 from typer.testing import CliRunner
 
 import limner
@@ -372,6 +373,15 @@ def test_models_without_a_graph_are_refused(tmp_path, capsys, model, options, me
         )
     assert not list(tmp_path.iterdir())
     assert "converting" not in capsys.readouterr().err
+
+
+def test_pictures_of_a_wrong_size_are_refused(tmp_path, monkeypatch):
+    model = limner.build("toy-two-step", GREY)
+    large = torch.zeros(1, 1, 16, 16)
+    monkeypatch.setattr(toys.TwoStep, "frames", lambda *args, **options: iter([large]))
+    with pytest.raises(LimnerError, match="the last pictures of TwoStep are 16 x 16"):
+        write_onnx(model, {}, tmp_path / "m.onnx", n=1, store="float32")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

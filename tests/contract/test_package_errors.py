@@ -77,6 +77,12 @@ def test_a_missing_file_of_an_own_source_is_shown_the_same_way(tmp_path, monkeyp
     assert "line 15: FileNotFoundError: x; correct the package" in lines[-1]
 
 
+def test_a_package_that_ends_the_program_is_named(tmp_path, monkeypatch, capfd):
+    code, lines = run_own_source("SystemExit()", tmp_path, monkeypatch, capfd)
+    assert code == 1 and lines[0].startswith("Traceback")
+    assert "line 15: SystemExit: no message; correct the package" in lines[-1]
+
+
 def test_an_error_outside_of_packages_has_no_place():
     assert place_of_error(error_of(lambda: {}["x"])) == ""
 

@@ -16,16 +16,20 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import FAMILIES, Paper, build, entry, models, register
+from limner.evaluate.extractors.choose import openers
+from limner.maths.samplers.sampler import SAMPLERS
 
 PAPER = Paper("A title", "Somebody, Other", 2024, "2401.00001")
 GREY = ImageSpec(1, 4, 4)
 
 
 @pytest.fixture(autouse=True)
-def _own_entries(monkeypatch: pytest.MonkeyPatch):
+def _own_entries() -> Iterator[None]:
     """Restore the registry after each test."""
-    models()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    before = {e.name: e for e in (*models().values(), *registry.foreign().values())}
+    yield
+    registry._entries.clear()
+    registry._entries.update(before)
 
 
 def test_a_paper_reads_like_a_reference():
@@ -123,6 +127,31 @@ def test_a_missing_module_of_an_installed_package_is_named(tmp_path, monkeypatch
     assert caplog.messages[0].startswith(
         "left out: broken_model: ModuleNotFoundError: No module named"
     )
+
+
+HALF = """
+import working_model
+from limner.evaluate.extractors.choose import extractor
+from limner.maths.samplers.euler import Euler
+from limner.maths.samplers.sampler import sampler
+@sampler("half")
+class HalfSampler(Euler):
+    pass
+@extractor("half")
+def open_half(device, weights, dtype):
+    pass
+1 / 0
+"""
+
+
+def test_a_module_that_cannot_be_imported_leaves_nothing_registered(tmp_path, monkeypatch):
+    """A module that it imports, and that can be imported, keeps what it registered."""
+    working = PACKAGE.replace("packed", "working")
+    (tmp_path / "working_model.py").write_text(working, encoding="utf-8")
+    text = PACKAGE.replace("packed", "half") + HALF
+    install_package("half_model", text, tmp_path, monkeypatch, registry)
+    assert "working" in models() and "half" not in models()
+    assert "half" not in SAMPLERS.classes and "half" not in openers()
 
 
 def test_models_are_sorted_by_family_and_then_by_name():

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,8 @@ from PIL import Image
 
 from limner import LimnerError
 from limner.commands.listing import describe_section
-from limner.data import check, open_data, source, source_kinds, sources
-from limner.data.pictures import Entry, Listing, Report, Source
+from limner.data import Dataset, check, open_data, source, source_kinds, sources
+from limner.data.pictures import Entry, Listing, Report, Source, decode_pictures
 from limner.evaluate.subject import open_subject
 
 PACKAGE = '''
@@ -245,3 +245,27 @@ def test_an_opener_that_returns_no_file_is_named():
 
     with pytest.raises(LimnerError, match=r"its function open returns NoneType, not a file"):
         open_data("unopened")
+
+
+def test_a_source_with_its_own_open_is_checked_as_it_is_trained():
+    @source("own-open")
+    @dataclass(frozen=True, kw_only=True)
+    class OwnOpen(Source):
+        split: Literal["train", "all"] = "train"
+        licence: str = ""
+
+        def listing(self, report: Report) -> Listing:
+            files = {side: BytesIO() for side in (8, 12)}
+            for side, file in files.items():
+                Image.fromarray(np.zeros((side, side), dtype=np.uint8)).save(file, "PNG")
+            return Listing(
+                [Entry(str(s), partial(BytesIO, f.getvalue())) for s, f in files.items()]
+            )
+
+        def open(self, typed: str) -> Dataset:
+            if not self.licence:
+                raise LimnerError("give data.licence")
+            return decode_pictures(replace(self, size=8), typed)
+
+    assert check("own-open", licence="x").to_json()["problems"] == []
+    assert check("own-open").to_json()["problems"] == ["give data.licence"]

@@ -456,6 +456,9 @@ MISTAKES = {
         VDM(SPEC, channels=(4,), hidden=4), {"metrics": ["likelihood"], "extractor": "lite0"},
         "an extractor has no effect on likelihood; leave it out",
     ),
+    "weights of no extractor": (
+        Shades(9), {"extractor": None, "weights": "no/weights"}, "no/weights",
+    ),
     "a sampler of pictures": (
         Shades(9), {"sampler": {"steps": 3}}, "have no sampler; leave sampler.steps out",
     ),

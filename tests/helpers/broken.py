@@ -301,6 +301,13 @@ class Unnormalised(toys.Pixels):
         return Likelihood(nats + self.spec.dimensions * 0.01, kind)
 
 
+class Playerless(toys.Dropout):
+    """No part of it is trained."""
+
+    def players(self) -> dict[str, nn.Module]:
+        return {}
+
+
 class Weightless(toys.Dropout):
     """Its layers are in a list, so that torch does not know them."""
 
@@ -326,7 +333,8 @@ BROKEN = [
     Broken(OneStream, testing.check_any_batch, "painted by themselves"),
     Broken(BatchLikelihood, testing.check_any_batch, "depends on the batch"),
     Broken(BoundAsExact, testing.check_any_batch, "draws from `noise` is not exact; return"),
-    Broken(Weightless, testing.check_turns, "the player 'model' has no weights; put layers in"),
+    Broken(Weightless, testing.check_turns, "player 'model' trains no weights; put layers in"),
+    Broken(Playerless, testing.check_turns, "players returns no part of the model"),
     Broken(ByItself, testing.check_turns, "leaves a gradient in 'critic"),
     Broken(OthersMoved, testing.check_turns, "'generator.0.weight' was changed outside"),
     Broken(Untrained, testing.check_turns, "'forgotten' is trained by no turn"),

@@ -59,6 +59,7 @@ class Own(GenerativeModel):
             "return self.w",
             "frames of Own returns Tensor; yield the pictures",
         ),
+        ("yield self.w", "raise SystemExit; yield self.w", "error: FILE, line 13: SystemExit: "),
         (', paper=Paper("t", "a", 2024, "2401.00001")', "", "error: FILE, line 5: TypeError: "),
         ("class Own(GenerativeModel):", "class Own", "error: FILE, line 6: SyntaxError: "),
         ("Own(GenerativeModel):", "Own:", "Own is not a model; write @register(...) above a class"),

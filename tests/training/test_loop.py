@@ -561,6 +561,14 @@ def test_a_broken_rule_names_the_model(rule, said):
     assert "toy-gan" in str(error.value)
 
 
+def test_a_model_with_nothing_to_train_is_refused(monkeypatch):
+    with pytest.raises(LimnerError, match="'toy-denoiser' has nothing to train; register its"):
+        loop_of(lambda: ToyDenoiser(SPEC).requires_grad_(False))
+    monkeypatch.setattr(ToyDenoiser, "players", lambda model: {})
+    with pytest.raises(LimnerError, match="'toy-denoiser' has no players; return its trained"):
+        loop_of(TOYS["one player"])
+
+
 def test_options_are_checked():
     with pytest.raises(LimnerError, match=r"did you mean 'train\.steps'"):
         TrainOptions.of({"stepps": 3})

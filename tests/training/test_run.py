@@ -124,6 +124,15 @@ def test_a_models_remarks_are_printed_when_a_line_is_logged(tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize(
+    ("remarks", "kind"), [("a text", "str"), ([1], "a list with other things than texts")]
+)
+def test_remarks_that_are_not_a_list_of_texts_are_refused(remarks, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyDenoiser, "remarks", lambda model, rows: remarks)
+    with pytest.raises(LimnerError, match=f"remarks of ToyDenoiser returns {kind}; return a list"):
+        train(recipe("toy-denoiser", steps=4), tmp_path / "run", dataset=Ramps(), device="cpu")
+
+
+@pytest.mark.parametrize(
     "mode",
     [
         torch.no_grad,

@@ -16,6 +16,7 @@ from limner.contract.registry import ModelEntry, build
 from limner.data.sources import NON_OPTION_FIELDS, PAIRS, source_kinds, source_types
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align_columns
+from limner.runtime.progress import say_error
 from limner.training.bundled_recipes import PREFIX, bundled_recipes
 from limner.training.evaluation import EvaluateOptions
 from limner.training.options import TrainOptions
@@ -39,6 +40,17 @@ def describe_model(entry: ModelEntry) -> dict[str, Any]:
     if issubclass(entry.model, GenerativeModel):
         document["sampler"] = entry.model.sample_schema()
     return document
+
+
+def describe_models(entries: Iterable[ModelEntry]) -> list[dict[str, Any]]:
+    """Return models as plain values; one that cannot be described is left out and reported."""
+    documents: list[dict[str, Any]] = []
+    for entry in entries:
+        try:
+            documents.append(describe_model(entry))
+        except Exception as error:  # a model of another package may raise anything
+            say_error(f"left out: {entry.name}", error)
+    return documents
 
 
 def models_text(entries: Sequence[ModelEntry]) -> str:

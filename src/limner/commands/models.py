@@ -14,7 +14,13 @@ def models_command(
     as_json: AsJson = False,
 ) -> None:
     """List the models, or the options of one."""
-    from limner.commands.listing import assignments, describe_model, models_text, options_text
+    from limner.commands.listing import (
+        assignments,
+        describe_model,
+        describe_models,
+        models_text,
+        options_text,
+    )
     from limner.contract.bundled import bundled_models
     from limner.contract.checkpoint import MODEL_FILE, read_header
     from limner.contract.registry import entry, foreign, models
@@ -28,8 +34,7 @@ def models_command(
         name = header.model
     entries = [entry(name)] if name else [*models().values(), *foreign().values()]
     if as_json:
-        documents = [describe_model(each) for each in entries]
-        print_json(documents[0] if name else documents)
+        print_json(describe_model(entries[0]) if name else describe_models(entries))
     elif name:
         typer.echo(options_text(entries[0]))
     else:

@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from limner.contract.docstrings import argument_descriptions
 from limner.contract.errors import LimnerError, unknown
-from limner.contract.names import check_new_name, is_again
+from limner.contract.names import check_new_name, is_again, registry_table
 
 _Base = TypeVar("_Base")
 _Own = TypeVar("_Own")
@@ -38,7 +38,7 @@ class Choices(Generic[_Base]):
 
     def __init__(self, kind: str, base: type[_Base], reserved: Collection[str] = ()) -> None:
         self.kind, self.base, self.reserved = kind, base, reserved
-        self._classes: dict[str, type[Any]] = {}
+        self._classes: dict[str, type[Any]] = registry_table({})
 
     @property
     def classes(self) -> dict[str, type[Any]]:

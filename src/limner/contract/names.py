@@ -1,12 +1,23 @@
 """Names under which classes and functions are registered."""
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
 """Sections of a recipe."""
+
+
+_T = TypeVar("_T")
+TABLES: list[dict[str, Any]] = []
+"""All tables of what is registered, by name."""
+
+
+def registry_table(entries: dict[str, _T]) -> dict[str, _T]:
+    """Return a table of what is registered, after adding it to `TABLES`."""
+    TABLES.append(entries)
+    return entries
 
 
 def check_new_name(name: object, kind: str) -> None:

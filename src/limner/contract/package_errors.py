@@ -1,6 +1,7 @@
 """Errors in the code of installed packages: its author needs a traceback of that code alone."""
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -48,6 +49,13 @@ def file_in_places(error: BaseException, places: Mapping[Path, str]) -> tuple[Pa
     return None
 
 
+def failed_modules(error: Exception | SystemExit) -> set[str]:
+    """Return the names of the modules whose import an error ended."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = {f.f_globals["__name__"] for f in frames if f.f_code.co_name == "<module>"}
+    return names - sys.modules.keys()
+
+
 def describe(error: Exception) -> str:
     """Return an error as one line: a user error's message, the place in an installed package, or
     the type and the message."""
@@ -57,7 +65,7 @@ def describe(error: Exception) -> str:
     return place_of_error(error) or (kind if message == kind else f"{kind}: {message}")
 
 
-def place_of_error(error: Exception) -> str:
+def place_of_error(error: Exception | SystemExit) -> str:
     """Return where in the code of an installed package an error is, such as "FILE, line 7: ..."
     with the message, and what to do; an empty text if it is not in such code, or if memory ran out.
     """
@@ -67,7 +75,9 @@ def place_of_error(error: Exception) -> str:
     return f"{error_in_file(error, found[0])}; correct the package '{found[1]}'" if found else ""
 
 
-def package_traceback(error: Exception, places: Mapping[Path, str] | None = None) -> str:
+def package_traceback(
+    error: Exception | SystemExit, places: Mapping[Path, str] | None = None
+) -> str:
     """Return an error's traceback with the lines of certain code, and the line that raised it.
 
     Args:

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -15,10 +15,18 @@ from limner.contract.errors import LimnerError, error_in_file, one_line, unknown
 from limner.contract.header import complete_config
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part, is_nested
-from limner.contract.names import check_new_name, check_no_section, is_again, is_builtin
+from limner.contract.names import (
+    TABLES,
+    check_new_name,
+    check_no_section,
+    is_again,
+    is_builtin,
+    registry_table,
+)
 from limner.contract.options import option_names, parameters_of
 from limner.contract.package_errors import (
     ENTRY_POINT_GROUP,
+    failed_modules,
     file_in_places,
     package_name,
     package_places,
@@ -90,7 +98,7 @@ class ModelEntry:
         return (self.model.__doc__ or "").strip().split("\n")[0]
 
 
-_entries: dict[str, ModelEntry] = {}
+_entries: dict[str, ModelEntry] = registry_table({})
 
 
 def register(
@@ -282,7 +290,8 @@ def import_packages() -> tuple[str, ...]:
     """Import the modules that installed packages name as entry points of the group `limner`, so
     that they register their contents.
 
-    A module that cannot be imported is left out, and reported: nothing else needs it.
+    A module that cannot be imported is left out with all that it registered, and reported: nothing
+    else needs it.
 
     Returns:
         a message for each such module, which names the file, the line and the package.
@@ -292,6 +301,7 @@ def import_packages() -> tuple[str, ...]:
         try:
             point.load()
         except (Exception, SystemExit) as error:  # a package may raise anything
+            _withdraw(failed_modules(error))
             package = package_name(point)
             places = dict.fromkeys(package_places(point.module), package)
             file, _ = file_in_places(error, places) or (Path(point.module), package)
@@ -301,6 +311,15 @@ def import_packages() -> tuple[str, ...]:
             )
             _log.warning("left out: %s", problems[-1])
     return tuple(problems)
+
+
+def _withdraw(modules: Collection[str]) -> None:
+    """Remove what some modules registered."""
+    for table in TABLES:
+        for name, registered in [*table.items()]:
+            of = registered.model if isinstance(registered, ModelEntry) else registered
+            if of.__module__ in modules:
+                del table[name]
 
 
 def _load_families() -> None:

@@ -1,7 +1,7 @@
-"""Checks of `turns`: it must yield losses that a player can learn from."""
+"""Checks of `turns`, which must yield losses that a player can learn from, and of `remarks`."""
 
 import itertools
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +54,25 @@ def checked_turns(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
             )
         _check_turn(turn, f"turns of {name}")
         yield turn
+
+
+def checked_remarks(model: Learner, rows: Sequence[Mapping[str, float | None]]) -> Sequence[str]:
+    """Return a model's remarks on its log, after a check.
+
+    Args:
+        model, rows: as for `Learner.remarks`.
+
+    Raises:
+        LimnerError: they are not a list of texts.
+    """
+    remarks: object = model.remarks(rows)
+    name, remedy = f"remarks of {type(model).__name__}", "return a list of texts"
+    if not isinstance(remarks, list | tuple):
+        raise LimnerError(f"{name} returns {type(remarks).__name__}; {remedy}, which may be empty")
+    texts: list[str] = [each for each in remarks if isinstance(each, str)]
+    if len(texts) < len(remarks):
+        raise LimnerError(f"{name} returns a list with other things than texts; {remedy}")
+    return texts
 
 
 def _modes(model: Learner) -> tuple[bool, bool]:

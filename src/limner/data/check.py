@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from limner.contract.errors import LimnerError, one_line
+from limner.contract.names import is_builtin
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import PictureHeader, flatten, header, resize_to_fit
@@ -315,10 +316,12 @@ def _refusal(
             reasons as all pictures, and they are read quickly.
         no_word: whether no caption has a known word.
     """
-    is_quick = isinstance(source, Sharded | Scenes)  # these open without reading every picture
+    kind = type(source)
+    is_own = kind.open is not Source.open and not is_builtin(kind)  # it may not use the listing
+    opens_whole = is_own or issubclass(kind, Sharded | Scenes)  # these read no picture to open
     try:
         few = listing._replace(entries=examples, broken=())
-        data = open_one(source, typed, None if is_quick else few)
+        data = open_one(source, typed, None if opens_whole else few)
         if no_word:
             Stream(data).check_captions()
     except LimnerError as error:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
-from limner.contract.names import check_new_name, check_no_section, is_again
+from limner.contract.names import check_new_name, check_no_section, is_again, registry_table
 from limner.contract.options import parse_value, validate_options
 from limner.contract.registry import import_packages
 from limner.data.buckets import open_buckets
@@ -31,20 +31,22 @@ from limner.data.tars import Tars
 from limner.data.two_domains import Paired, Unpaired, pairs_of
 
 _SourceClass = TypeVar("_SourceClass", bound=type[Source])
-_kinds: dict[str, type[Source]] = {
-    "emoji": Emoji,
-    "scenes": Scenes,
-    "instructions": Instructions,
-    "mnist": Mnist,
-    "coloured-mnist": ColouredMnist,
-    "stacked-mnist": StackedMnist,
-    "fashion-mnist": FashionMnist,
-    "cifar10": Cifar10,
-    "folder": Folder,
-    "zip": Zip,
-    "wds": Tars,
-    "hf": Hub,
-}
+_kinds: dict[str, type[Source]] = registry_table(
+    {
+        "emoji": Emoji,
+        "scenes": Scenes,
+        "instructions": Instructions,
+        "mnist": Mnist,
+        "coloured-mnist": ColouredMnist,
+        "stacked-mnist": StackedMnist,
+        "fashion-mnist": FashionMnist,
+        "cifar10": Cifar10,
+        "folder": Folder,
+        "zip": Zip,
+        "wds": Tars,
+        "hf": Hub,
+    }
+)
 _addresses = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
 _PATH_SOURCES = ("folder", "zip")
 PAIRS = {"unpaired": Unpaired, "paired": Paired}

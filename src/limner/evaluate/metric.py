@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.names import is_again
+from limner.contract.names import is_again, registry_table
 from limner.contract.options import validate_options
 from limner.contract.registry import (
     Paper,
@@ -286,7 +286,7 @@ class FeatureMetric(Metric):
         return inception if self.extractor.name.startswith("inception") else otherwise
 
 
-_metrics: dict[str, type[Metric]] = {}
+_metrics: dict[str, type[Metric]] = registry_table({})
 
 
 def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:

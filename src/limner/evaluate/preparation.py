@@ -168,7 +168,8 @@ def with_extractor(
     """Return the setting with an extractor, tried on a picture; or with the reason for none.
 
     Raises:
-        LimnerError: the named extractor is not available, or does not accept such pictures.
+        LimnerError: the named extractor, or one with the given weights, is not available, or does
+            not accept such pictures.
     """
     try:
         if choice is None or isinstance(choice, str):
@@ -180,7 +181,7 @@ def with_extractor(
             extractor = choice
         features = extract(extractor, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:
-        if choice:
+        if choice or weights:
             raise
         return replace(setting, no_extractor=str(error))
     return replace(setting, extractor=extractor, has_logits=features.logits is not None)

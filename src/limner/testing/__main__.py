@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
     except AssertionError as error:
         print(f"broken: {error}", file=sys.stderr)
         return 1
-    except Exception as error:  # the file's own code may raise anything
+    except (Exception, SystemExit) as error:  # the file's own code may raise anything
         print(f"error: {error_in_file(error, Path(arguments[0]))}", file=sys.stderr)
         return 2
     return 0

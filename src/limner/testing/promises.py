@@ -197,10 +197,9 @@ def check_turns(case: Case) -> None:
         name: [p for p in part.parameters() if p.requires_grad]
         for name, part in model.players().items()
     }
+    assert players, "players returns no part of the model; return the trained ones by name"
     for name, weights in players.items():
-        assert weights, (
-            f"the player '{name}' has no weights; put layers in attributes or ModuleList"
-        )
+        assert weights, f"player '{name}' trains no weights; put layers in attributes or ModuleList"
     ids = [id(p) for weights in players.values() for p in weights]
     assert len(ids) == len(set(ids)), "a weight is in two players"
     names = {id(p): name for name, p in model.named_parameters()}

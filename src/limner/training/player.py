@@ -86,9 +86,18 @@ class Player:
 
 
 def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
-    """Return the players of a model, each with its trainable parameters and its own optimiser."""
+    """Return the players of a model, each with its trainable parameters and its own optimiser.
+
+    Raises:
+        LimnerError: there are none, one has nothing to train, or an option names an unknown part.
+    """
     names = {id(p): name for name, p in model.named_parameters()}
     parts, description = model.players(), f"model '{model.name or type(model).__name__}'"
+    if not parts:
+        raise LimnerError(
+            f"{description} has no players; return its trained parts by name from `players`, as "
+            "{'generator': self.generator}"
+        )
     for part in options.frozen:
         if not any(_is_of(name, [part]) for name in names.values()):
             raise unknown("part", part, _parts(names.values()), "train.frozen")
@@ -103,8 +112,12 @@ def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
         }
         if not parameters:
             frozen = ",".join(options.frozen)
-            remedy = f"; freeze fewer of its parts than train.frozen={frozen}" if frozen else ""
-            raise LimnerError(f"player '{name}' of {description} has nothing to train{remedy}")
+            remedy = (
+                f"freeze fewer of its parts than train.frozen={frozen}"
+                if frozen
+                else "register its layers as attributes, without requires_grad_(False)"
+            )
+            raise LimnerError(f"player '{name}' of {description} has nothing to train; {remedy}")
         players[name] = Player(name, parameters, options)
     return players
 

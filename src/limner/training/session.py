@@ -13,6 +13,7 @@ from limner.contract.checkpoint import MODEL_FILE, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
 from limner.contract.model import GenerativeModel
+from limner.contract.turns import checked_remarks
 from limner.data import png
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
@@ -157,7 +158,7 @@ class Session:
                 append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
             warning = no_better(rows) if loop.model.loss_compares else None
-            for remark in filter(None, [*loop.model.remarks(rows), warning]):
+            for remark in filter(None, [*checked_remarks(loop.model, rows), warning]):
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:

@@ -9,7 +9,6 @@ the output `theta` has the parameters of each pixel's distribution given the pix
 """
 
 import json
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -45,6 +44,7 @@ from limner.contract.abilities import Controlled
 from limner.contract.atomic_files import write_durably
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError, writing
+from limner.contract.frames import check_end, check_frame
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
@@ -199,11 +199,17 @@ def _networks(loop: SamplingLoop, c: Condition) -> dict[str, Any]:
 def _record_sampling(
     model: GenerativeModel, c: Condition, options: _Options, n: int
 ) -> tuple[dict[str, Draw], dict[str, Tensor], Tensor]:
-    """Sample once, and return by input name the laws and values of its noise, and the picture."""
-    noise = RecordingNoise(Noise.sampling(0, n))
+    """Sample once, and return by input name the laws and values of its noise, and the picture.
+
+    Raises:
+        LimnerError: the pictures are of another number or size, or not finite.
+    """
+    noise, name, expected = RecordingNoise(Noise.sampling(0, n)), type(model).__name__, None
     with torch.no_grad():
-        frames = model.frames(n, c, noise=noise, preview=False, **options)
-        expected = deque(frames, maxlen=1).pop()
+        for expected in model.frames(n, c, noise=noise, preview=False, **options):
+            check_frame(expected, n, model.spec.channels, name)
+    check_end(expected, model.spec, options, model.dtype, name)
+    assert expected is not None, "check_end refuses it"
     names = [f"noise_{i}" if i else "noise" for i in range(len(noise.records))]
     laws = {name: draw for name, (draw, _) in zip(names, noise.records)}
     return laws, {name: value for name, (_, value) in zip(names, noise.records)}, expected

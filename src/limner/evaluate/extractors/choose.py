@@ -21,7 +21,7 @@ from limner.contract.bundled import bundled_models
 from limner.contract.checkpoint import load, load_tensors, model_file, read_header
 from limner.contract.errors import LimnerError, install_command, unknown
 from limner.contract.image import ImageSpec
-from limner.contract.names import check_new_name, is_again
+from limner.contract.names import check_new_name, is_again, registry_table
 from limner.contract.registry import import_packages
 from limner.evaluate.extractors.extractor import Extractor, Precision, check_attributes
 from limner.evaluate.extractors.judge import DetectorExtractor, ImageTextExtractor, JudgeExtractor
@@ -35,7 +35,7 @@ JUDGES = ("lenet", "emoji-judge", *DETECTORS)
 Opener = Callable[[str | torch.device, Path | str | None, Precision], Extractor]
 """A function that opens an extractor on a device, with other weights than the usual ones if they
 are given, and computes in a precision."""
-_openers: dict[str, Opener] = {}
+_openers: dict[str, Opener] = registry_table({})
 
 
 def extractor(name: str) -> Callable[[Opener], Opener]:
