@@ -180,7 +180,8 @@ def test_invalid_requests_are_refused_in_one_line(trainer: Studio):
     assert "cannot be trained on" in start_training(trainer, 422, data="bad")["message"]
     assert start_training(trainer, 404, data="nothing")["code"] == "unknown"
     assert "did you mean 'flow-matching'" in str(start_training(trainer, 422, model="flow-maching"))
-    for option in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
+    assert "at least 0.01" in start_training(trainer, 422, minutes=1e-5)["message"]
+    for option in ("evaluate.every=1", "steps=3", "data.skills=/etc", "train.lr=1\ntrain.lr=2"):
         assert "is not an option" in start_training(trainer, 422, options=[option])["message"]
     for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
         assert "names a file" in start_training(trainer, 422, options=[file])["message"]

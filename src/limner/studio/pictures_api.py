@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.studio import api_types, assets, edits, gallery
 from limner.studio.background import in_slow_thread, in_thread
 from limner.studio.lifecycle import Studio
-from limner.studio.problems import RefusedError, errors
+from limner.studio.problems import RefusedError, check_is_file, errors
 from limner.studio.tables import Picture
 
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
@@ -41,6 +41,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/assets",
         status_code=201,
+        dependencies=[Depends(check_is_file)],
         responses=errors(413, 415),
         response_model=api_types.Uploaded,
         openapi_extra={

@@ -27,9 +27,9 @@ from limner.studio.api_types import PathId, Strict
 from limner.studio.background import in_slow_thread
 from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
-from limner.studio.problems import Problem, RefusedError, errors
+from limner.studio.problems import Problem, RefusedError, check_is_file, errors
 
-_OPTION_PATTERN = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
+_OPTION_PATTERN = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\x00-\x1f]+")
 _FILE_OPTIONS = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 
@@ -92,7 +92,7 @@ class NewTraining(Strict):
 
     model: str = Field(max_length=80)
     data: str = Field(max_length=60)
-    minutes: float | None = Field(default=30, gt=0, le=100_000)
+    minutes: float | None = Field(default=30, ge=0.01, le=100_000)
     """A budget from which size and steps are chosen; None if the options give the steps."""
     options: list[Option] = Field(default=[], max_length=64)
     name: str = Field(
@@ -180,6 +180,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/data",
         status_code=201,
+        dependencies=[Depends(check_is_file)],
         responses=errors(413, 415, 507),
         response_model=Data,
         openapi_extra={
