@@ -193,6 +193,14 @@ def test_a_store_that_does_not_answer_is_left_soon(tmp_path: Path, monkeypatch):
     assert options["config_kwargs"]["read_timeout"] < 60
 
 
+@pytest.mark.parametrize("typed", ["s3:bucket/studio", "s3:/bucket/studio"])
+def test_a_url_without_slashes_is_refused(tmp_path: Path, typed: str):
+    with pytest.raises(LimnerError, match=r"; type --files s3://bucket/studio, or --files \./s3:"):
+        common_files(tmp_path, typed)
+    for folder in (f"./{typed}", "C:/studio", "D:studio"):
+        assert common_files(tmp_path, folder).folder == Path(folder)
+
+
 def test_only_old_partial_files_are_deleted(tmp_path: Path):
     (tmp_path / "ab").mkdir()
     for name, age in (("old", 7200), ("new", 60)):
