@@ -85,6 +85,13 @@ class Picture(Table):
     deleted: Mapped[float | None]
 
 
+class UnusedFile(Table):
+    """A file that no picture uses, and that is still to be deleted."""
+
+    __tablename__ = "unused_files"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
 class Kept(Table):
     """Documents by name, such as the catalogue of models."""
 
