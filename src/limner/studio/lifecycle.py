@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import Tasks, in_slow_thread, in_thread, log
+from limner.studio.background import Tasks, in_store_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
@@ -137,8 +137,8 @@ class Studio:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
-                await in_slow_thread(self.store.forget_old, self.settings.keep, old)
-                await in_slow_thread(self.store.common.tidy)
+                await in_store_thread(self.store.forget_old, self.settings.keep, old)
+                await in_store_thread(self.store.common.tidy)
             except Exception as error:  # the next try may succeed
                 log_failure("old pictures could not be deleted", error)
             await asyncio.sleep(_TIDY_SECONDS)

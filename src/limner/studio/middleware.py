@@ -316,7 +316,8 @@ class RequestLimit:
 
     Without a limit, fifty requests that arrive together are all parsed, checked and answered in one
     turn of the event loop, and the next request waits for all of them. A request takes a place once
-    its body has arrived, and frees it when its answer starts: slow clients do not delay others.
+    its body has arrived, and frees it when its answer starts: slow clients do not delay others. A
+    route calls `request.state.free_place` to free it before it waits for another host.
 
     Args:
         app: application behind it.
@@ -340,6 +341,8 @@ class RequestLimit:
             if has_place:
                 self._places.release()
             has_place = False
+
+        scope.setdefault("state", {})["free_place"] = free_place
 
         async def replay() -> Message:
             return messages.pop(0) if messages else await receive()
