@@ -124,7 +124,9 @@ class RemoteWorker:
                 reports, self.queue.reports = self.queue.reports, {}
                 ids = self.workers.at_work
                 workers = self.workers
-                state = HostState(len(workers), workers.busy, workers.restarts)
+                trouble = self.queue.trouble or workers.trouble
+                document = trouble.model_dump() if trouble else None
+                state = HostState(len(workers), workers.busy, workers.restarts, document)
                 renewed = await in_thread(self.store.renew, ids, reports, state)
                 for id in ids:
                     if id not in renewed:

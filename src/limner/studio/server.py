@@ -297,6 +297,8 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         }.items():
             for worker, state in hosts.items():
                 numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, field)
+        for worker, state in hosts.items():
+            numbers[f'limner_far_trouble{{worker="{worker}"}}'] = int(state.trouble is not None)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 

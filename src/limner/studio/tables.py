@@ -62,6 +62,7 @@ class Host(Table):
     workers: Mapped[int]
     busy: Mapped[int]
     restarts: Mapped[int]
+    trouble: Mapped[dict[str, Any] | None]
 
 
 class Picture(Table):
