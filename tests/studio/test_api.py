@@ -111,6 +111,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"vary": "0.5"}, "vary must be a number"),
         ({"cell": {"x": "1"}}, "cell.x must be a whole number"),
         ({"changes": ["", "x" * 3000]}, "changes, entry 2, must have at most 2000 characters"),
+        ({"sampler": {"steps": 10**400}}, f"sampler option steps=1{'0' * 59} is greater than"),
         ({"sampler": {"steps": [1]}}, "sampler option steps=[1] is not a whole number"),
         ({"colour": "red"}, "colour is not known"),
         ({"size": "large"}, "size is not of the form "),

@@ -142,22 +142,42 @@ def test_paths_cannot_leave_the_folder(studio: Studio, path: str):
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
-    [(b"{", 422), (b"[" * 100_000, 400), (b'{"params": {"seed": 1e999}}', 422), (b"\xff", 400),
-     (b'{"params": {"sampler": {"scale": NaN}}}', 422), (b"[]", 422), (b"null", 422),
-     (b'{"params": {"prompt": "\\ud800"}, "model": "toy"}', 422),
-     (b'{"params": {"sampler": {"steps": ' + b"[" * 500 + b"]" * 500 + b"}}}", 422),
-     (b'{"params": [1]}', 422)],
+    ("body", "status", "message"),
+    [(b"{", 422, "the request's body is not valid JSON"),
+     (b"[" * 100_000, 400, "the request's body is nested too deeply"),
+     (b'{"params": {"seed": 1e999}}', 422, "seed must be a whole number"),
+     (b'{"params": {"seed": ' + b"9" * 5000 + b"}}", 400, "has a number with too many digits"),
+     (b"\xff", 400, "the request's body is not UTF-8"),
+     ('{"model": "é"}'.encode("latin-1"), 400, "the request's body is not UTF-8"),
+     (b'{"params": {"sampler": {"scale": NaN}}}', 422, "sampler.scale must be a number"),
+     (b"[]", 422, "the request's body must be a JSON object"),
+     (b"null", 422, "the request's body must be a JSON object"),
+     (b'{"params": {"prompt": "\\ud800"}, "model": "toy"}', 422, "prompt is not valid Unicode"),
+     (b'{"params": {"sampler": {"steps": ' + b"[" * 500 + b"]" * 500 + b"}}}", 422,
+      "sampler.steps is nested too deeply"),
+     (b'{"params": [1]}', 422, "params must be a JSON object")],
 )  # fmt: skip
-def test_an_invalid_body_is_an_error_and_not_a_crash(studio: Studio, body: bytes, status: int):
+def test_an_invalid_body_is_explained_in_one_line(
+    studio: Studio, body: bytes, status: int, message: str
+):
     response = studio.client.post(
         "/api/v1/jobs", content=body, headers={"Content-Type": "application/json"}
     )
-    assert response.status_code in (status, 422), response.text
+    assert response.status_code == status, response.text
     assert response.json().keys() == {"code", "message", "hint"}
-    assert "Input should" not in response.text and len(response.text) < 500
-    if body == b'{"params": [1]}':
-        assert response.json()["message"] == "params must be a JSON object"
+    assert message in response.json()["message"] and len(response.text) < 500
+    assert response.json()["hint"]
+
+
+@pytest.mark.parametrize("path", ["assets", "data?name=pictures"])
+def test_an_upload_as_a_form_is_refused(studio: Studio, path: str):
+    for content in (noisy_png(), b""):
+        response = studio.client.post(f"/api/v1/{path}", files={"file": content})
+        assert response.status_code == 415
+        assert response.json()["message"] == (
+            "the request's body is a form, and must be the file itself"
+        )
+        assert "--data-binary" in response.json()["hint"]
 
 
 def test_every_answer_has_security_headers(studio: Studio):

@@ -89,6 +89,19 @@ def test_the_studio_counts_hosts_until_they_stop_or_are_silent(
     assert studio.hosts() == {}
 
 
+def test_the_studio_knows_why_no_host_paints(hosts: Callable[..., Store]):
+    studio, one, two = hosts(), hosts("one"), hosts("two")
+    assert "start one there" in leases.trouble_of(studio.hosts()).hint
+    trouble = {"code": "worker", "message": "no worker can start", "hint": "give --device cpu"}
+    one.renew([], {}, HostState(1, 0, 3, trouble))
+    assert leases.trouble_of(studio.hosts()).message == "no worker can start (on one)"
+    two.renew([], {}, HostState(1, 0, 0))
+    assert leases.trouble_of(studio.hosts()) is None
+    one.renew([], {}, HostState(1, 0, 3))
+    two.renew([], {}, HostState(1, 0, 0, trouble))
+    assert leases.trouble_of(studio.hosts()) is None
+
+
 def test_a_job_lost_by_two_hosts_fails_with_a_reason(hosts: Callable[..., Store]):
     studio, dying = hosts(), hosts("dying", -5.0)
     id = studio.submit(asked()).id
@@ -191,6 +204,14 @@ def test_a_store_that_does_not_answer_is_left_soon(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda url, **kw: (options.update(kw), "bucket"))
     common_files(tmp_path, "s3://bucket")
     assert options["config_kwargs"]["read_timeout"] < 60
+
+
+@pytest.mark.parametrize("typed", ["s3:bucket/studio", "s3:/bucket/studio"])
+def test_a_url_without_slashes_is_refused(tmp_path: Path, typed: str):
+    with pytest.raises(LimnerError, match=r"; type --files s3://bucket/studio, or --files \./s3:"):
+        common_files(tmp_path, typed)
+    for folder in (f"./{typed}", "C:/studio", "D:studio"):
+        assert common_files(tmp_path, folder).folder == Path(folder)
 
 
 def test_only_old_partial_files_are_deleted(tmp_path: Path):
@@ -311,7 +332,17 @@ def test_the_job_of_a_killed_host_ends_on_another(
 ):
     common = (tmp_path / "common").as_uri()
     shared = {"database": postgres, "files": common, "device": "cpu", "worker": STUBS}
-    studio = own_studio(database=postgres, files=common, paints=False)
+    studio = own_studio(database=postgres, files=common, paints=False, wait=False)
+    until(lambda: studio.client.get("/api/v1/models").json()["models"])
+    ready = lambda: studio.client.get("/readyz").json()  # noqa: E731
+    until(lambda: ready().get("code") == "no-worker")
+    broken = far("broken", **shared | {"worker": ("false",)})
+    until(lambda: ready().get("message") == f"no worker can start (on {broken.name})")
+    trouble = studio.client.get("/api/v1/models").json()["trouble"]
+    assert trouble["message"] == ready()["message"]
+    metric = f'limner_far_trouble{{worker="{broken.name}"}} 1'
+    assert metric in studio.client.get("/metrics").text.splitlines()
+    broken.end(signal.SIGTERM)
     image = studio.send(png())["id"]
     steps = {"steps": 30, "pause": 0.1}
     new_job = studio.submit(sampler=steps, inputs={"image": image}, task="edit", prompt="far away")
@@ -320,6 +351,7 @@ def test_the_job_of_a_killed_host_ends_on_another(
     assert next(name for _, name, _ in events if name in ("started", "frame")) == "started"
     frame = next(data for _, name, data in events if name == "frame")
     assert frame["webp"] and frame["step"] > 0
+    until(lambda: ready() == {"status": "ready"})
     first.end(signal.SIGKILL)
     second = far("second", **shared)
     names = [name for _, name, _ in events]

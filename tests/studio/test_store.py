@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract.errors import LimnerError
+from limner.studio.common_files import common_files
 from limner.studio.order import with_jobs_ahead
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, FullError, Job, Painted
@@ -200,7 +201,7 @@ def test_a_deleted_picture_can_be_restored_for_an_hour(
     store.forget_old(10, 0)
     assert store.picture(one.id) is None and store.restore(one.id)
     assert store.picture(one.id) and store.restore("nothing") is None
-    monkeypatch.setattr("limner.studio.store._RESTORE_SECONDS", -1)
+    monkeypatch.setattr("limner.studio.retention._RESTORE_SECONDS", -1)
     store.delete(one.id)
     store.forget_old(10, 0)
     assert store.restore(one.id) is None
@@ -268,6 +269,28 @@ def test_clean_up_keeps_favourites_and_inputs_of_jobs(store: Store):
     assert store.job(empty) is None
     assert [job.number for job in store.jobs()] == [1, 3, 4, 5]  # the second lost its picture
     assert store.picture(oldest.id) and store.picture(source.id) and not store.picture(unused.id)
+
+
+def test_files_are_deleted_later_if_the_store_is_away(tmp_path: Path, monkeypatch):
+    url, common = f"sqlite:///{tmp_path / 'studio.db'}", common_files(tmp_path, "memory://away")
+    store = Store(url, common, limit=20)
+    for name in "abc":
+        files(store, name)
+        common.publish(name * 64)
+        store.upload(painted(name))
+    with monkeypatch.context() as patch:
+        patch.setattr(common._store, "rm_file", lambda _: 1 / 0)
+        with pytest.raises(OSError):
+            store.forget_old(0, 0)
+        with pytest.raises(OSError):
+            store.forget_old(0, 0)
+    store.upload(painted("b"))  # it is in use again
+    store.close()
+    store = Store(url, common, limit=20)  # the list of files survives a restart
+    store.forget_old(10, 0)
+    names = {path.rpartition("/")[2][0] for path in common._store.find(common._root)}
+    assert names == {"b"}
+    store.close()
 
 
 def test_states_are_counted_and_documents_stored(store: Store):

@@ -6,6 +6,7 @@ import random
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -65,6 +66,20 @@ store.OperationalError = OperationalError
 store.Store._writing, Files.keep = writing_that_fails, keep_that_fails
 queue.Queue.announce = announce_that_fails
 """
+STORE_HANGS = """
+import time
+from limner.studio import common_files, pictures_api
+
+pictures_api._FETCH_SECONDS = 4.0
+fetch = common_files.CommonFiles.fetch
+
+def fetch_that_hangs(self, sha256):
+    while Path("hangs").exists():
+        time.sleep(0.02)
+    return fetch(self, sha256)
+
+common_files.CommonFiles.fetch = fetch_that_hangs
+"""
 STOPPING = {"S": "FATAL", "C": "57P03", "M": "the database system is shutting down"}
 UNKNOWN = {"S": "ERROR", "C": "42P01", "M": 'relation "x" does not exist'}
 FAILED = '{"is": "failed", "message": "no cuda; give --device cpu"}'
@@ -121,6 +136,30 @@ def test_the_queue_waits_for_disk_and_database_and_continues(
     assert "ZeroDivisionError" in studio.log.read_text()
     history = studio.client.get("/api/v1/history").json()
     assert history["total"] == 3
+
+
+def test_other_requests_do_not_wait_for_a_store_that_hangs(own_studio: Callable[..., Studio]):
+    studio = own_studio(before=STORE_HANGS, files="memory://common", wait=False)
+    colours = ("red", "green", "blue", "gold", "pink", "grey")
+    urls = [studio.send(png(colour=colour))["url"] for colour in colours]
+    here = studio.send(png(colour="white"))["url"]
+    files = [*(studio.folder / "studio" / "pictures").glob("*/*.png")]
+    for file in files:
+        if file.read_bytes() != studio.client.get(here).content:
+            file.unlink()
+    (studio.folder / "hangs").touch()
+    with ThreadPoolExecutor(len(urls)) as requests:
+        waiting = requests.map(studio.client.get, urls)
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert studio.client.get(here).status_code == 200
+        assert studio.client.get("/api/v1/data").status_code == 200
+        assert time.monotonic() - started < 3
+        assert {problem(response) for response in waiting} == {
+            (503, "the store of the pictures does not answer")
+        }
+    (studio.folder / "hangs").unlink()
+    assert [studio.client.get(url).status_code for url in urls] == [200] * len(urls)
 
 
 def test_without_a_worker_it_is_not_ready_and_states_why(own_studio: Callable[..., Studio]):

@@ -43,7 +43,9 @@ def test_user_lists_are_files_that_the_command_line_reads(lists: Studio):
     remaining = lists.client.delete("/api/v1/wildcards/colour").json()["lists"]
     (colour,) = [each for each in remaining if each["name"] == "colour"]
     assert not colour["own"] and "red" in colour["words"], "limner's list must be restored"
-    assert lists.client.delete("/api/v1/wildcards/colour").status_code == 404
+    refused = lists.client.delete("/api/v1/wildcards/colour")
+    assert refused.status_code == 409 and "comes with limner" in refused.json()["message"]
+    assert lists.client.delete("/api/v1/wildcards/nothing").status_code == 404
 
 
 def test_completions_do_not_block_other_input(visit: Open):

@@ -239,8 +239,9 @@ def check_values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any])
     assert isinstance(error, ValidationError)
     name = ".".join(map(str, error.absolute_path)) or "value"
     value = repr(error.instance)
-    message = error.message if len(error.message) < 200 else f"is not {error.validator_value}"
-    message = message.removeprefix(value).strip()
+    message = error.message.removeprefix(value).strip()
+    if len(message) > 200:
+        message = f"is not {error.validator_value}"
     if error.validator == "type":
         message = f"is not {_KINDS.get(str(error.validator_value), error.validator_value)}"
     raise LimnerError(f"{kind} {name}={value[:60]} {message}")

@@ -13,6 +13,7 @@ log = logging.getLogger("limner.studio")
 # Few threads, because all compete with the event loop for the interpreter lock.
 _THREADS = ThreadPoolExecutor(3, "limner-thread")
 _SLOW_THREADS = ThreadPoolExecutor(2, "limner-slow")
+_STORE_THREADS = ThreadPoolExecutor(4, "limner-store")
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -26,6 +27,13 @@ async def in_slow_thread(function: Callable[..., T], *arguments: Any) -> T:
     calls do not wait for.
     """
     return await asyncio.get_running_loop().run_in_executor(_SLOW_THREADS, function, *arguments)
+
+
+async def in_store_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that waits for the store of the files, which may be on another host, in a
+    thread that no other calls wait for.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_STORE_THREADS, function, *arguments)
 
 
 class Tasks:

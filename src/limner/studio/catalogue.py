@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,11 +221,33 @@ def trainable_models() -> list[dict[str, Any]]:
     ]
 
 
-def training_options() -> list[str]:
-    """Return the names of the options of training, as typed on the command line."""
+def training_options() -> dict[str, dict[str, list[str]]]:
+    """Return the names of the options of training: for each section of a recipe, by what they
+    belong to, which is a model, a kind of data source, or "" for training itself.
+    """
+    from limner.contract.model import GenerativeModel
+    from limner.contract.options import option_names
+    from limner.contract.registry import models
+    from limner.data.sources import NON_OPTION_FIELDS, source_kinds
     from limner.training.options import TrainOptions
 
-    return [f"train.{field.name}" for field in fields(TrainOptions)]
+    trainable = {model["name"]: models()[model["name"]].model for model in trainable_models()}
+    return {
+        "model": {
+            name: [option for option in option_names(model) if option != "spec"]
+            for name, model in trainable.items()
+        },
+        "data": {
+            name: [option for option in option_names(kind) if option not in NON_OPTION_FIELDS]
+            for name, kind in source_kinds().items()
+        },
+        "train": {"": option_names(TrainOptions)},
+        "sampler": {
+            name: [*model.sample_schema()["properties"]]
+            for name, model in trainable.items()
+            if issubclass(model, GenerativeModel)
+        },
+    }
 
 
 def _needs_a_model(model: type) -> bool:

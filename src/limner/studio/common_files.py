@@ -7,6 +7,7 @@ the files that this host used recently.
 import contextlib
 import errno
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from limner.studio.catalogue import modification_time
 _MAX_COPIES = 2_000
 """The largest number of copies that a host keeps."""
 _PARTIAL_SECONDS = 3600.0  # after which nobody writes a partial file any more
+_INCOMPLETE_URL = re.compile(r"(\w{2,}):/?")
+"""Start of a URL without "//". The name of a drive on Windows has one letter."""
 _MARKER_FILE = "limner-studio.txt"
 _TIMES = {"connect_timeout": 5, "read_timeout": 10, "retries": {"total_max_attempts": 1}}
 _DRIVER_OPTIONS = {"s3": {"config_kwargs": _TIMES}}
@@ -149,9 +152,18 @@ def common_files(folder: Path, files: str | None) -> CommonFiles:
     Args:
         folder: folder of the studio or the worker.
         files: folder or URL of the files; `pictures` in `folder` if None.
+
+    Raises:
+        LimnerError: the URL has no "//", or there is no such store, or its driver is not installed.
     """
     if files is None or "://" in files:
         return CommonFiles(folder / "pictures", files)
+    if match := _INCOMPLETE_URL.match(files):
+        kind, rest = match[1], files[match.end() :]
+        raise LimnerError(
+            f"--files {files} is a URL without //; type --files {kind}://{rest}, or "
+            f"--files ./{files} for a folder of this name"
+        )
     return CommonFiles(Path(files))
 
 

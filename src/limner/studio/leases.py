@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from limner.studio.problems import Problem
 from limner.studio.settings import MAX_ATTEMPTS
 from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, JobReport
 
@@ -54,11 +55,13 @@ class HostState:
         workers: number of workers.
         busy: number of jobs that they paint.
         restarts: number of restarts of workers.
+        trouble: why they do not paint, if so: the fields of a `Problem`.
     """
 
     workers: int
     busy: int
     restarts: int
+    trouble: dict[str, Any] | None = None
 
 
 _MAX_SILENCE_SECONDS = 60.0  # seconds without a report after which a host counts as gone
@@ -121,7 +124,26 @@ def hosts(session: Session) -> dict[str, HostState]:
     """
     session.execute(delete(Host).where(Host.seen < now() - _MAX_SILENCE_SECONDS))
     rows = session.scalars(select(Host).order_by(Host.name))
-    return {row.name: HostState(row.workers, row.busy, row.restarts) for row in rows}
+    return {
+        row.name: HostState(row.workers, row.busy, row.restarts, row.trouble or None)
+        for row in rows
+    }
+
+
+def trouble_of(states: Mapping[str, HostState]) -> Problem | None:
+    """Return why no other host paints, if so.
+
+    Args:
+        states: states of the other hosts, by name.
+    """
+    if not states:
+        hint = "start one there: limner studio-worker"
+        return Problem(code="no-worker", message="no worker on another host is running", hint=hint)
+    troubles = {name: state.trouble for name, state in states.items() if state.trouble}
+    if len(troubles) < len(states):
+        return None
+    name, trouble = next(iter(troubles.items()))
+    return Problem(**trouble | {"message": f"{trouble['message']} (on {name})"})
 
 
 def store_reports(session: Session, reports: Mapping[str, Mapping[str, Any]]) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import time
 
 from limner.contract.errors import LimnerError
-from limner.studio.background import Tasks, in_slow_thread, in_thread, log
+from limner.studio import leases
+from limner.studio.background import Tasks, in_store_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
@@ -19,6 +20,7 @@ from limner.studio.workers import Workers
 _SEARCH_SECONDS = 0.3  # seconds at the start, as there may be very many folders below the root
 _TIDY_SECONDS = 600.0
 _FOLLOW_SECONDS = 0.3
+_HOSTS_SECONDS = 3.0  # between two looks at the states of other hosts
 FILES_DOCUMENT = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
 _SHUTDOWN_SECONDS = 3.0  # seconds for running jobs to end when the server stops
@@ -50,13 +52,14 @@ class Studio:
         self.data_sets = DataSets(settings)
         self.trainings = Trainings(settings)
         self.draining = False
+        self._remote_trouble: Problem | None = None  # only if no worker here paints
         if settings.shared or settings.files is not None:
             self._mark_files()
 
     @property
     def trouble(self) -> Problem | None:
         """Why nothing is painted, if so."""
-        return self.queue.trouble or self.workers.trouble
+        return self.queue.trouble or self.workers.trouble or self._remote_trouble
 
     @property
     def ready(self) -> bool:
@@ -125,10 +128,14 @@ class Studio:
         self.store.keep(FILES_DOCUMENT, {"id": id})
 
     async def _follow(self) -> None:
-        """Read the reports of workers on other hosts regularly."""
+        """Read the reports of workers on other hosts, and their states, regularly."""
+        last_look = 0.0
         while True:
             try:
                 await self.queue.follow()
+                if not self.settings.paints and time.monotonic() - last_look > _HOSTS_SECONDS:
+                    last_look = time.monotonic()
+                    self._remote_trouble = leases.trouble_of(await in_thread(self.store.hosts))
             except Exception as error:  # the next try may succeed
                 log_failure("the reports of workers on other hosts could not be read", error)
             await asyncio.sleep(_FOLLOW_SECONDS)
@@ -137,8 +144,8 @@ class Studio:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
-                await in_slow_thread(self.store.forget_old, self.settings.keep, old)
-                await in_slow_thread(self.store.common.tidy)
+                await in_store_thread(self.store.forget_old, self.settings.keep, old)
+                await in_store_thread(self.store.common.tidy)
             except Exception as error:  # the next try may succeed
                 log_failure("old pictures could not be deleted", error)
             await asyncio.sleep(_TIDY_SECONDS)

@@ -39,7 +39,8 @@ _PUBLIC_PATHS = ("/healthz", "/readyz")
 _UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
 """Routes that take uploads, and the largest number of bytes of each."""
 _MAX_CONCURRENT = 4
-_GUESS_SECONDS = 0.5  # delay for each wrong token, one at a time
+_GUESS_SECONDS = 0.5  # delay for each wrong token, one at a time, as a defence against guessing
+_MAX_ENCODED_LETTERS = 12  # letters of one character in percent-encoding
 _COOKIE_SECONDS = 365 * 86_400
 _MAX_FORM_BYTES = 2**14  # bytes of a form with a token
 _TOKEN_PAGE_HEADERS = {
@@ -244,6 +245,8 @@ class Guard:
 
         A header's bytes are read as Latin-1, although curl sends UTF-8.
         """
+        if len(given) > _MAX_ENCODED_LETTERS * len(self.settings.token):
+            return False  # without converting it, which would delay all other requests
         token = quote(self.settings.token).encode()
         raw = given.encode("latin-1", "replace")
         spellings = [text.encode("utf-8", "replace") for text in (quote(given), quote(raw), given)]
@@ -316,7 +319,8 @@ class RequestLimit:
 
     Without a limit, fifty requests that arrive together are all parsed, checked and answered in one
     turn of the event loop, and the next request waits for all of them. A request takes a place once
-    its body has arrived, and frees it when its answer starts: slow clients do not delay others.
+    its body has arrived, and frees it when its answer starts: slow clients do not delay others. A
+    route calls `request.state.free_place` to free it before it waits for another host.
 
     Args:
         app: application behind it.
@@ -340,6 +344,8 @@ class RequestLimit:
             if has_place:
                 self._places.release()
             has_place = False
+
+        scope.setdefault("state", {})["free_place"] = free_place
 
         async def replay() -> Message:
             return messages.pop(0) if messages else await receive()

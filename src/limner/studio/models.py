@@ -34,7 +34,7 @@ class Models:
         folders: folders of all models, by name.
         stamps: texts that change when a model's file does, by name.
         trainable_models: models that can be trained on pictures alone.
-        training_options: names of the options of training, such as `train.lr`.
+        training_options: names of the options of training, see `catalogue.training_options`.
         recall_event: event that is set after the first search for models.
         version: id that is new after every change of the descriptions.
     """
@@ -47,7 +47,7 @@ class Models:
         self.broken: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.trainable_models: list[Document] = []
-        self.training_options: list[str] = []
+        self.training_options: dict[str, dict[str, list[str]]] = {}
         self.stamps: dict[str, str] = {}
         self._described_stamps: dict[str, str] = {}
         self._last_refresh = self._refresh_seconds = 0.0

@@ -9,6 +9,8 @@ PATCH, DELETE /api/v1/history/{id}  make it a favourite or not; delete it
 POST   /api/v1/history/{id}/restore restore it
 """
 
+import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -16,12 +18,14 @@ from fastapi.responses import FileResponse
 
 from limner.contract.errors import LimnerError
 from limner.studio import api_types, assets, edits, gallery
-from limner.studio.background import in_slow_thread, in_thread
+from limner.studio.background import in_slow_thread, in_store_thread, in_thread
+from limner.studio.common_files import CommonFiles
 from limner.studio.lifecycle import Studio
-from limner.studio.problems import RefusedError, errors
+from limner.studio.problems import RefusedError, check_is_file, errors
 from limner.studio.tables import Picture
 
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
+_FETCH_SECONDS = 10.0
 _RETRY_HINT = "paint it again, or send it again"
 
 
@@ -35,12 +39,31 @@ async def _picture(id: api_types.PathId, request: Request) -> Picture:
 KnownPicture = Annotated[Picture, Depends(_picture)]
 
 
+async def _file(request: Request, picture: Picture) -> Path:
+    """Return the path of a picture's file, after copying it from the store if necessary.
+
+    Raises:
+        RefusedError: the store does not answer.
+    """
+    common: CommonFiles = request.app.state.studio.store.common
+    path = common.path(picture.sha256)
+    if path.exists():
+        return path
+    request.state.free_place()  # so that other requests do not wait for the store
+    try:
+        return await asyncio.wait_for(in_store_thread(common.fetch, picture.sha256), _FETCH_SECONDS)
+    except TimeoutError:
+        message = "the store of the pictures does not answer"
+        raise RefusedError(503, "store", message, "try again in a moment", 5) from None
+
+
 def add_pictures(app: FastAPI, studio: Studio) -> None:
     """Add the routes for uploading, listing and deleting pictures."""
 
     @app.post(
         "/api/v1/assets",
         status_code=201,
+        dependencies=[Depends(check_is_file)],
         responses=errors(413, 415),
         response_model=api_types.Uploaded,
         openapi_extra={
@@ -55,7 +78,7 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         content = await request.body()
         try:
             painted = await in_slow_thread(assets.store_upload, content, studio.store.files)
-            await in_slow_thread(studio.store.common.publish, painted.sha256)
+            await in_store_thread(studio.store.common.publish, painted.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
@@ -78,11 +101,12 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
     )
     async def pixels(
         picture: KnownPicture,
+        request: Request,
         w: Annotated[int | None, Query(ge=16, le=2048, description="width in pixels")] = None,
         download: Annotated[bool, Query(description="as a file to save")] = False,
     ) -> Response:
         """Return a picture as a PNG file, or at another width, enlarged pixel by pixel."""
-        path = await in_slow_thread(studio.store.common.fetch, picture.sha256)
+        path = await _file(request, picture)
         headers = {"Cache-Control": _CACHE_CONTROL}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
@@ -102,14 +126,14 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         response_class=Response,
     )
     async def archive(
+        request: Request,
         id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
     ) -> Response:
         """Return several pictures, with their settings, as one zip archive."""
         rows = await in_thread(studio.store.pictures_with, id)
         if not rows:
             raise RefusedError(404, "unknown", "there are no such pictures")
-        fetch = studio.store.common.fetch
-        files = [(row.number, await in_slow_thread(fetch, row.sha256)) for row in rows]
+        files = [(row.number, await _file(request, row)) for row in rows]
         content = await in_slow_thread(gallery.archive, files)
         headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
         return Response(content, media_type="application/zip", headers=headers)

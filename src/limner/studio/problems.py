@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
@@ -17,6 +18,14 @@ _UNREACHABLE_CODES = ("08", "40", "53", "57")
 _BUSY_SECONDS = 5  # after which a client should try again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
+_NESTED = ("is nested too deeply", "give plain values, or lists of these")
+_JSON_HINT = "put it in braces, and send it as Content-Type: application/json"
+_UNREADABLE = {
+    UnicodeDecodeError: ("is not UTF-8", "encode it as UTF-8"),
+    RecursionError: _NESTED,
+    ValueError: ("has a number with too many digits", "give one with fewer"),
+}
+"""Message and hint for a body that is not read as JSON, by the type of the error."""
 _BOOLEAN_ADVICE = ("must be true or false", "give one of these")
 _MALFORMED = {
     "extra_forbidden": ("is not known", "leave it out"),
@@ -44,9 +53,10 @@ _MALFORMED = {
     "bool_parsing": _BOOLEAN_ADVICE,
     "list_type": ("must be a list", "put it in square brackets"),
     "dict_type": ("must be a JSON object", "put it in braces"),
-    "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
+    "model_attributes_type": ("must be a JSON object", _JSON_HINT),
     "json_invalid": ("is not valid JSON ({error})", "correct it"),
-    "recursion_loop": ("is nested too deeply", "give plain values, or lists of these"),
+    "recursion_loop": _NESTED,
+    "recursion_depth_exceeded": _NESTED,
 }
 """Message and hint for a field that Pydantic refuses, by the type of its error."""
 _SCHEMA_HINT = "see /api/v1/openapi.json for the fields of each request"
@@ -97,6 +107,8 @@ def malformed_response(error: Mapping[str, Any]) -> JSONResponse:
     place = error["loc"][1:]  # without the part of the request, such as "body"
     if place[:1] == ("params",) and len(place) > 1:
         place = place[1:]
+    if place[:1] in (("sampler",), ("options",)):
+        place = place[:2]  # without the types that Pydantic tried
     names = [part for part in place if isinstance(part, str)]
     field = ".".join(names)
     field += "".join(f", entry {part + 1}," for part in place if isinstance(part, int))
@@ -110,6 +122,29 @@ def malformed_response(error: Mapping[str, Any]) -> JSONResponse:
     if not names:
         field = "the request's body" if template else ""
     return problem(422, "invalid", f"{field} {message}".strip(), hint or _SCHEMA_HINT)
+
+
+def unreadable_response(error: BaseException) -> JSONResponse | None:
+    """Return the answer to a request whose body is not read as JSON; None for other errors.
+
+    Args:
+        error: what the parser raised.
+    """
+    for kind, (message, hint) in _UNREADABLE.items():
+        if isinstance(error, kind):
+            return problem(400, "invalid", f"the request's body {message}", hint)
+    return None
+
+
+def check_is_file(request: Request) -> None:
+    """Check that the body of an upload is the file itself.
+
+    Raises:
+        RefusedError: it is a form.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        message = "the request's body is a form, and must be the file itself"
+        raise RefusedError(415, "form", message, "send it as curl --data-binary @FILE does")
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from limner.studio.background import in_slow_thread, in_thread, log
+from limner.studio.background import in_store_thread, in_thread, log
 from limner.studio.events import Channel
 from limner.studio.order import WorkAhead, with_jobs_ahead
 from limner.studio.problems import Problem, as_refusal, is_temporary
@@ -118,7 +118,7 @@ class Queue:
     ) -> bool:
         """Store the pictures of a job. Returns whether the job was not cancelled meanwhile."""
         for picture in painted:
-            await self._retry(self._store.common.publish, picture.sha256, by=in_slow_thread)
+            await self._retry(self._store.common.publish, picture.sha256, by=in_store_thread)
         is_stored = await self._retry(self._store.finish, id, painted, notes, kept)
         if is_stored:
             self.picture_count += len(painted) * kept

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import limner
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import lock_folder
-from limner.studio.background import Tasks, in_slow_thread, in_thread, log
+from limner.studio.background import Tasks, in_store_thread, in_thread, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
 from limner.studio.leases import HostState, Owner
@@ -124,7 +124,9 @@ class RemoteWorker:
                 reports, self.queue.reports = self.queue.reports, {}
                 ids = self.workers.at_work
                 workers = self.workers
-                state = HostState(len(workers), workers.busy, workers.restarts)
+                trouble = self.queue.trouble or workers.trouble
+                document = trouble.model_dump() if trouble else None
+                state = HostState(len(workers), workers.busy, workers.restarts, document)
                 renewed = await in_thread(self.store.renew, ids, reports, state)
                 for id in ids:
                     if id not in renewed:
@@ -132,7 +134,7 @@ class RemoteWorker:
                 await self.models.refresh()
                 if time.monotonic() - last_tidy > _TIDY_SECONDS:
                     last_tidy = time.monotonic()
-                    await in_slow_thread(self.store.common.tidy)
+                    await in_store_thread(self.store.common.tidy)
                 last_message = ""
             except Exception as error:  # the database may be back before the lease has expired
                 message = as_refusal(error).message

@@ -41,6 +41,7 @@ from limner.studio.problems import (
     malformed_response,
     problem,
     refusal,
+    unreadable_response,
 )
 from limner.studio.queue_api import KnownJob, add_queue
 from limner.studio.settings import (
@@ -114,6 +115,8 @@ def _explain_errors(app: FastAPI) -> None:
     async def answer_http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404 and wants_page(request):
             return page_answer(404)  # whose view says that there is no such page
+        if error.__cause__ and (unreadable := unreadable_response(error.__cause__)):
+            return unreadable
         hint = "see /api/v1/openapi.json for the requests that exist"
         response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
@@ -294,6 +297,8 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         }.items():
             for worker, state in hosts.items():
                 numbers[f'{name}{{worker="{worker}"}}'] = getattr(state, field)
+        for worker, state in hosts.items():
+            numbers[f'limner_far_trouble{{worker="{worker}"}}'] = int(state.trouble is not None)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from limner.studio import leases, order
+from limner.studio import leases, order, retention
 from limner.studio.common_files import CommonFiles
 from limner.studio.database import open_database
 from limner.studio.gallery import Filter, painted_pictures
@@ -23,7 +23,6 @@ from limner.studio.tables import (
     CANCELLED,
     DONE,
     FAILED,
-    FINAL_STATES,
     RUNNING,
     WAITING,
     FullError,
@@ -34,7 +33,6 @@ from limner.studio.tables import (
     new_id,
 )
 
-_RESTORE_SECONDS = 3600.0
 _NOT_DELETED = Picture.deleted.is_(None)
 _WAITING_VALUES = {Job.state: WAITING, Job.worker: None, Job.lease: None}
 
@@ -378,53 +376,35 @@ class Store:
                 picture.deleted = when
             return picture
 
-    def forget_file(self, sha256: str) -> None:
-        """Delete a file, unless a picture uses it."""
-        with self._reading() as session:
-            if self._is_unused(session, sha256):
-                self.common.remove(sha256)
-
-    def forget_old(self, keep: int, uploads_before: float) -> None:
-        """Delete old pictures and jobs. The sources of a picture stay as long as it does.
-
-        These are deleted: painted pictures beyond the newest `keep`, except favourites; uploads
-        beyond the newest `keep`, and old ones; pictures marked as deleted more than an hour ago;
-        and old jobs without pictures.
+    def forget_files(self, names: Collection[str] = ()) -> None:
+        """Delete files that no picture uses, and earlier ones that could not be deleted.
 
         Args:
-            keep: number of painted pictures, and of uploads, to keep.
-            uploads_before: uploads and jobs older than this are old, in seconds since 1970.
+            names: hashes of the files.
+
+        Raises:
+            OSError: the files cannot be deleted now; a later call deletes them.
         """
         with self._writing() as session:
-            history = select(Picture).where(Picture.painted, ~Picture.favourite)
-            old_pictures = history.order_by(Picture.number.desc()).offset(keep)
-            uploads = select(Picture).where(~Picture.painted)
-            old_uploads = uploads.order_by(Picture.number.desc()).offset(keep)
-            uploads = uploads.where(Picture.created < uploads_before)
-            painted_jobs = select(Picture.job).where(Picture.painted)
-            inputs_in_use = select(Job.inputs).where(
-                Job.state.in_((WAITING, RUNNING)) | Job.number.in_(painted_jobs)
-            )
-            needed = {id for inputs in session.scalars(inputs_in_use) for id in inputs.values()}
-            rows = [p for q in (old_pictures, old_uploads, uploads) for p in session.scalars(q)]
-            old = {p.id: p for p in rows if p.id not in needed}
-            deleted = select(Picture).where(Picture.deleted < time.time() - _RESTORE_SECONDS)
-            old = (old | {p.id: p for p in session.scalars(deleted)}).values()
-            for picture in old:
-                session.delete(picture)
-            session.flush()
-            kept = select(Picture.job).where(Picture.job.is_not(None))
-            conditions = (
-                Job.state.in_(FINAL_STATES),
-                Job.finished < uploads_before,
-                Job.number.not_in(kept),
-            )
-            session.execute(delete(Job).where(*conditions))
-        for sha256 in {picture.sha256 for picture in old}:
-            self.forget_file(sha256)
+            unused = retention.add_unused_files(session, names)
+        for name in unused:
+            with self._reading() as session:
+                in_use = retention.is_in_use(session, name)
+            if not in_use:
+                self.common.remove(name)
+            with self._writing() as session:
+                retention.remove_unused_file(session, name)
 
-    def _is_unused(self, session: Session, sha256: str) -> bool:
-        return session.scalar(select(Picture.id).where(Picture.sha256 == sha256).limit(1)) is None
+    def forget_old(self, keep: int, uploads_before: float) -> None:
+        """Delete old pictures, jobs and files, see `retention.delete_old`.
+
+        Raises:
+            OSError: the files cannot be deleted now; a later call deletes them.
+        """
+        with self._writing() as session:
+            names = retention.delete_old(session, keep, uploads_before)
+            retention.add_unused_files(session, names)
+        self.forget_files()
 
     # Documents ----------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Host(Table):
     workers: Mapped[int]
     busy: Mapped[int]
     restarts: Mapped[int]
+    trouble: Mapped[dict[str, Any] | None]
 
 
 class Picture(Table):
@@ -83,6 +84,13 @@ class Picture(Table):
     favourite: Mapped[bool] = mapped_column(default=False)
     created: Mapped[float]
     deleted: Mapped[float | None]
+
+
+class UnusedFile(Table):
+    """A file that no picture uses, and that is still to be deleted."""
+
+    __tablename__ = "unused_files"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class Kept(Table):

@@ -15,7 +15,7 @@ DELETE /api/v1/trainings/{id}/run       delete one that was started here, with i
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
@@ -27,9 +27,9 @@ from limner.studio.api_types import PathId, Strict
 from limner.studio.background import in_slow_thread
 from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
-from limner.studio.problems import Problem, RefusedError, errors
+from limner.studio.problems import Problem, RefusedError, check_is_file, errors
 
-_OPTION_PATTERN = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\0]+")
+_OPTION_PATTERN = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\\x00-\x1f]+")
 _FILE_OPTIONS = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 
@@ -53,15 +53,34 @@ def option_name(option: str) -> str:
     return ".".join(option.partition("=")[0].split(".")[:2])
 
 
-def check_training_options(options: Sequence[str], known: Sequence[str]) -> None:
-    """Check the names of the options of training; the options of a model depend on the model.
+def check_option_names(
+    options: Sequence[str],
+    known: Mapping[str, Mapping[str, Sequence[str]]],
+    model: str = "",
+    source: str = "",
+) -> None:
+    """Check the names of the options of a training, with the messages of the command line.
+
+    Args:
+        options: options as typed on the command line.
+        known: names of all options, see `catalogue.training_options`.
+        model: model to train; options of an unknown one are not checked.
+        source: source of the data; options of an unknown one are not checked.
 
     Raises:
         LimnerError: there is no such option.
     """
-    for name in map(option_name, options):
-        if known and name.startswith("train.") and name not in known:
-            raise unknown("train option", name, known, "limner options train")
+    kind = source.partition(":")[0]
+    owners = {"model": model, "data": kind, "train": "", "sampler": model}
+    hints = {"data": f"limner options {kind}", "train": "limner options train"}
+    for option in options:
+        section, _, name = option_name(option).partition(".")
+        names = known.get(section, {}).get(owners[section])
+        if names is None or name in names:
+            continue
+        prefix = "" if section == "sampler" else f"{section}."  # as the command line
+        choices = [prefix + choice for choice in names]
+        raise unknown(f"{section} option", prefix + name, choices, hints.get(section, ""))
 
 
 Option = Annotated[str, Field(max_length=200), AfterValidator(checked_option)]
@@ -73,7 +92,7 @@ class NewTraining(Strict):
 
     model: str = Field(max_length=80)
     data: str = Field(max_length=60)
-    minutes: float | None = Field(default=30, gt=0, le=100_000)
+    minutes: float | None = Field(default=30, ge=0.01, le=100_000)
     """A budget from which size and steps are chosen; None if the options give the steps."""
     options: list[Option] = Field(default=[], max_length=64)
     name: str = Field(
@@ -161,6 +180,7 @@ def _add_data(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/data",
         status_code=201,
+        dependencies=[Depends(check_is_file)],
         responses=errors(413, 415, 507),
         response_model=Data,
         openapi_extra={
@@ -240,10 +260,10 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         names = [model["name"] for model in studio.models.trainable_models]
         if body.model not in names:
             raise unknown("model", body.model, names, "see GET /api/v1/trainings")
-        check_training_options(body.options, studio.models.training_options)
         data = await in_slow_thread(studio.data_sets.get, body.data)
         if data is None:
             raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
+        check_option_names(body.options, studio.models.training_options, body.model, data.source)
         has_data_options = any(option.startswith("data.") for option in body.options)
         if data.check and data.check["refused"] and not has_data_options:
             raise LimnerError("these pictures cannot be trained on; see what the check says")
@@ -277,7 +297,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     )
     async def resume(id: PathId, further: Further) -> Any:
         """Resume a training, as `limner resume` does; `train.steps=MORE` goes beyond the plan."""
-        check_training_options(further.options, studio.models.training_options)
+        check_option_names(further.options, studio.models.training_options)
         await in_slow_thread(trainings.resume, id, further.options)
         return await answer(id)
 

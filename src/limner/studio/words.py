@@ -143,11 +143,14 @@ def add_words(app: FastAPI, studio: Studio) -> None:
         await in_slow_thread(_write, folder / f"{name}.txt", choices)
         return await answer()
 
-    @app.delete("/api/v1/wildcards/{name}", responses=errors(404), response_model=WordLists)
+    @app.delete("/api/v1/wildcards/{name}", responses=errors(404, 409), response_model=WordLists)
     async def delete(name: ListName) -> Any:
         """Delete a list of the user."""
         file = own_lists_folder(root) / f"{name}.txt"
         if not await in_slow_thread(file.is_file):
+            if name in LISTS:
+                hint = "store a list of this name to replace it"
+                raise RefusedError(409, "bundled", f"the list {name} comes with limner", hint)
             raise RefusedError(404, "unknown", "there is no such list", "see /api/v1/wildcards")
         await in_slow_thread(file.unlink, True)
         return await answer()

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from limner.studio import assets
-from limner.studio.background import Tasks, in_slow_thread, in_thread, log
+from limner.studio.background import Tasks, in_slow_thread, in_store_thread, in_thread, log
 from limner.studio.catalogue import stamp
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
-from limner.studio.problems import Problem, as_refusal
+from limner.studio.problems import Problem, as_refusal, log_failure
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -255,8 +255,11 @@ class Workers:
                 unwanted |= await self._finish(report)
             else:
                 await self._handle(report)
-        for sha256 in unwanted:  # only at the end, as another job may have painted the same
-            await in_slow_thread(self._store.forget_file, sha256)
+        if unwanted:  # only at the end, as another job may have painted the same
+            try:
+                await in_store_thread(self._store.forget_files, unwanted)
+            except OSError as error:  # the studio tries again
+                log_failure("pictures of a cancelled job could not be deleted", error)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
         if pictures:
             self._queue.update_pace(jobs[0].model, (time.monotonic() - started) / pictures)
@@ -279,7 +282,7 @@ class Workers:
         controls = [(name, str(folders[name])) for name in names]
         for name, id in job.inputs.items():
             picture = await in_thread(self._store.picture, id)
-            file = picture and await in_slow_thread(self._store.common.fetch, picture.sha256)
+            file = picture and await in_store_thread(self._store.common.fetch, picture.sha256)
             if file is None or not await in_slow_thread(assets.is_sound, file):
                 message, hint = f"the picture for '{name}' is gone", "upload it again"
                 await self._queue.fail(job.id, Problem(code="gone", message=message, hint=hint))
