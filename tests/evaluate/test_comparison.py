@@ -297,6 +297,9 @@ def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.Monke
     assert report and {x.metric for x in report.numbers} == {"memorisation"}, (
         "metrics that apply must be computed"
     )
+    monkeypatch.setattr(toys.Pixels, "log_prob", lambda *rest, **more: sys.exit())
+    found = compare(pair, metrics=METRICS, n=N // 2, seed=7)
+    assert found.subjects[0].error == "SystemExit" and found.subjects[1].report
 
 
 def test_an_option_goes_to_the_models_that_have_it(
