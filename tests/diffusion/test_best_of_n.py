@@ -310,6 +310,22 @@ def test_a_rewording_paints_the_best_picture_and_changes_it_with_the_base():
     assert torch.equal(model.reconstruct_for_edit(best), walking.reconstruct_for_edit(best))
 
 
+def test_a_cascade_as_base_has_its_own_options():
+    small = build("flow-matching", replace(SPEC, height=4, width=4), channels=(8,), attention=0)
+    base = build("cascade", SPEC, base=small, options={"channels": (8,)}).eval()
+    for parameter in base.parameters():  # the last layers are 0 at first
+        nn.init.normal_(parameter, std=0.1)
+    assert isinstance(base, GenerativeModel)
+    model, c = BestOfN(SPEC, base=base, **SMALL).eval(), as_condition("red", "blue")
+    options = {"steps": 2, "upsampler_steps": 3, "upsampler_sampler": "heun", "level": 0.1}
+    options["clean"] = 1
+    assert options.keys() <= {*BestOfN.sample_schema(model.config)["properties"]}
+    frames = [*model.watch(2, c, seed=5, candidates=1, **options)]
+    assert len(frames) == model.frame_count(candidates=1, **options)
+    assert torch.equal(frames[-1], base.sample(2, c, seed=5, **options))
+    assert not torch.equal(frames[-1], base.sample(2, c, seed=5, **options | {"clean": 0}))
+
+
 def test_bases_that_cannot_edit_or_attend_say_so(bright: BestOfN):
     image, c = torch.zeros(1, 3, 8, 8), as_condition("red")
     with pytest.raises(LimnerError, match="cannot edit or repaint pictures"):

@@ -265,7 +265,9 @@ def test_the_stated_number_of_pictures_is_correct(folder: Path, tmp_path: Path):
     assert "Up to <b>100</b> pictures of each" in page.read_text("utf-8")
 
 
-def test_a_failed_subject_gets_its_own_line(folder: Path, found: Comparison):
+def test_a_failed_subject_gets_its_own_line(
+    folder: Path, found: Comparison, capsys: pytest.CaptureFixture[str]
+):
     *others, failed = found.subjects
     assert all(subject.report for subject in others)
     assert failed.report is None and "there is no run" in failed.error
@@ -275,6 +277,10 @@ def test_a_failed_subject_gets_its_own_line(folder: Path, found: Comparison):
         compare([folder / "nowhere", f"{folder}/./nowhere/"], f"folder:{folder / 'data'}")
     assert str(error.value).startswith("no subject could be judged")
     assert str(error.value).count("there is no run") == 1, "two spellings of one subject count once"
+    assert "could not be judged" not in capsys.readouterr().err, "the error has the reason"
+    with pytest.raises(LimnerError):
+        compare([folder / "nowhere", folder / "gone"], f"folder:{folder / 'data'}")
+    assert capsys.readouterr().err.count("could not be judged") == 1
 
 
 def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -291,6 +297,9 @@ def test_an_error_of_a_model_is_its_line(folder: Path, monkeypatch: pytest.Monke
     assert report and {x.metric for x in report.numbers} == {"memorisation"}, (
         "metrics that apply must be computed"
     )
+    monkeypatch.setattr(toys.Pixels, "log_prob", lambda *rest, **more: sys.exit())
+    found = compare(pair, metrics=METRICS, n=N // 2, seed=7)
+    assert found.subjects[0].error == "SystemExit" and found.subjects[1].report
 
 
 def test_an_option_goes_to_the_models_that_have_it(

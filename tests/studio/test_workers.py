@@ -1,6 +1,7 @@
 """Batches between server and worker: one job must not affect the others."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,18 @@ def test_a_batch_too_large_for_memory_runs_job_by_job(
     assert ends(messages) == [("a", "done"), ("b", "done"), ("c", "failed")]
     (failed,) = [each for each in messages if each["is"] == "failed"]
     assert failed["code"] == "memory"
+
+
+def test_a_model_that_ends_the_program_fails_its_job_only(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    messages: list[Document] = []
+    worker = Worker(torch.device("cpu"), messages.append)
+    canvas = type(worker.model(str(toys / "toy")))
+    monkeypatch.setattr(canvas, "frames", lambda *args, **options: sys.exit())
+    worker.work([order("a", toys / "toy")], tmp_path)
+    assert ends(messages) == [("a", "failed")] and messages[-1] == {"is": "idle"}
+    assert messages[-2]["message"] == "painting failed: SystemExit"
 
 
 def test_the_error_of_a_dark_mask_has_no_path(toys: Path, tmp_path: Path):

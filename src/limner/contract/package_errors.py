@@ -56,7 +56,7 @@ def failed_modules(error: Exception | SystemExit) -> set[str]:
     return names - sys.modules.keys()
 
 
-def describe(error: Exception) -> str:
+def describe(error: Exception | SystemExit) -> str:
     """Return an error as one line: a user error's message, the place in an installed package, or
     the type and the message."""
     if isinstance(error, LimnerError):

@@ -45,20 +45,24 @@ from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, entry, register
 from limner.contract.rewording import Rewording
+from limner.diffusion.cleaning import CleaningPasses
 from limner.diffusion.sampling import (
     Edit,
     Repaints,
     Scale,
+    Steps,
     WalkOptions,
     base_has_ability,
     make_edit,
     schema_for_base,
-    walk_options,
 )
+from limner.maths.samplers.sampler import SamplerName
 from limner.nn.captioner import Captioner
 
 _SEARCHED_BATCHES = 64  # number of batches that are searched for the words in captions
 _CANDIDATE_STRIDE = 1 << 32  # distance between two candidates' random numbers, in draws
+
+_OWN_OPTIONS = ("candidates", "repaints", "repaint_strength")  # the others are the base's
 
 _A = TypeVar("_A")
 
@@ -191,6 +195,10 @@ class BestOfN(Edits, Rewords, Attends):
         repaints: Annotated[int, Field(ge=0, le=64)] = 0,
         repaint_strength: Annotated[float, Field(gt=0, le=1)] = 0.3,
         scale: Scale | None = None,
+        upsampler_sampler: SamplerName | None = None,
+        upsampler_steps: Steps | None = None,
+        level: NonNegative | None = None,
+        clean: CleaningPasses | None = None,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the base's frames of one candidate or repaint after another, then the pictures.
@@ -205,10 +213,16 @@ class BestOfN(Edits, Rewords, Attends):
             repaint_strength: how far a repaint goes back into noise: its share of the steps, in
                 (0, 1].
             scale: guidance scale of the base; its own default if not given.
+            upsampler_sampler: sampler of the upsampler, if the base is a cascade.
+            upsampler_steps: number of the upsampler's steps, if the base is a cascade.
+            level: standard deviation of the noise on the small picture, if the base is a cascade.
+            clean: how often the upsampler cleans the picture, if the base is a cascade.
             options: options of the base, where it has them, see `WalkOptions`.
         """
         search = Search(candidates, repaints, repaint_strength)
-        base_options = self._base_options(scale=scale, **options)
+        cascade = {"upsampler_sampler": upsampler_sampler, "upsampler_steps": upsampler_steps}
+        cascade |= {"level": level, "clean": clean}
+        base_options = self._base_options(scale=scale, **cascade, **options)
         best = self._best(self.base.frames, search, n, c, noise, preview, base_options)
         count = self.base.frame_count(**base_options)
         yield from self._fill_frames(best, search, count, base_options) if preview else best
@@ -369,7 +383,7 @@ class BestOfN(Edits, Rewords, Attends):
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, of the base's only those that it takes."""
-        schema = schema_for_base(super().sample_schema(), config)
+        schema = schema_for_base(super().sample_schema(), _OWN_OPTIONS, config)
         if config is None or issubclass(entry(config["base"]["model"]).model, Repaints):
             return schema
         fields = schema["properties"].items()
@@ -407,8 +421,7 @@ class BestOfN(Edits, Rewords, Attends):
             options: checked options.
             strength: the most that a repaint may go back into noise.
         """
-        names = ("candidates", "repaints", "repaint_strength")
-        candidates, repaints, repaint_strength = (options.get(name, 0) for name in names)
+        candidates, repaints, repaint_strength = (options.get(name, 0) for name in _OWN_OPTIONS)
         search = Search(candidates, repaints, min(repaint_strength or 1.0, strength))
         return search, self._base_options(**options)
 
@@ -429,7 +442,6 @@ class BestOfN(Edits, Rewords, Attends):
 
     def _base_options(self, **options: Any) -> dict[str, Any]:
         """Return the base's sampling options, checked, with their defaults."""
-        names = ("scale", *walk_options())
         return self.base.sampler_options(
-            {name: options[name] for name in names if options.get(name) is not None}
+            {k: v for k, v in options.items() if k not in _OWN_OPTIONS and v is not None}
         )

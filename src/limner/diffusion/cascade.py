@@ -60,6 +60,8 @@ from limner.diffusion.sampling import (
 )
 from limner.maths.samplers.sampler import SamplerName
 
+_OWN_OPTIONS = ("upsampler_sampler", "upsampler_steps", "level", "clean")  # others: the base's
+
 
 @register(
     "cascade",
@@ -384,7 +386,7 @@ class Cascade(Edits, Attends, Rewords):
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the schema of the options, only those that base and upsampler take."""
-        schema = schema_for_base(super().sample_schema(), config)
+        schema = schema_for_base(super().sample_schema(), _OWN_OPTIONS, config)
         if config is None or issubclass(entry(config["upsampler"]).model, DenoisingModel):
             return schema
         kept = {name: field for name, field in schema["properties"].items() if name != "clean"}

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, TypedDict, cast
@@ -86,11 +86,14 @@ def walk_options() -> list[str]:
     return list(shared_types(WalkOptions))
 
 
-def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def schema_for_base(
+    schema: dict[str, Any], own: Collection[str], config: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return the schema of a model's sampling options without those that its base does not take.
 
     Args:
         schema: schema of all options that such a model can have.
+        own: names of the options that are not the base's.
         config: the constructor's arguments, with the base's name and configuration; None leaves
             the schema unchanged.
     """
@@ -99,8 +102,8 @@ def schema_for_base(schema: dict[str, Any], config: Mapping[str, Any] | None) ->
     base = entry(config["base"]["model"]).model
     assert issubclass(base, GenerativeModel)
     base_fields = base.sample_schema(config["base"]["config"])["properties"]
-    of_base = {"scale", "clip", *walk_options()} - base_fields.keys()
-    kept = {name: field for name, field in schema["properties"].items() if name not in of_base}
+    names = {*own, *base_fields}
+    kept = {name: field for name, field in schema["properties"].items() if name in names}
     return schema | {"properties": kept}
 
 

@@ -115,9 +115,9 @@ def compare(
         say(f"{name} ({i + 1} of {len(names)})")
         try:
             results.append(judge(name))
-        except Exception as error:  # a model may raise anything; keep the results of the others
+        except (Exception, SystemExit) as error:  # keep the results of the other models
             results.append(ComparedSubject(name, error=describe(error)))
-        if results[-1].error:
+        if results[-1].error and i + 1 < len(names):  # that of the last one is shown next anyway
             say(f"{name} could not be judged: {results[-1].error}")
     if not any(result.report for result in results):
         reasons = "; ".join(f"{result.name}: {result.error}" for result in results)

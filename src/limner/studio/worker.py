@@ -134,7 +134,7 @@ class Worker:
         try:
             _Batch(self, jobs, folder).paint()
             return
-        except Exception as error:  # a job's failure must not end the worker
+        except (Exception, SystemExit) as error:  # a job's failure must not end the worker
             code, message = _failure(error)
         if code == "memory":  # after the error, which holds the batch, is freed
             self.models.clear()
@@ -149,7 +149,7 @@ class Worker:
         self.write(failed | {"code": code, "message": text, "hint": hint})
 
 
-def _failure(error: Exception) -> tuple[str, str]:
+def _failure(error: Exception | SystemExit) -> tuple[str, str]:
     """Return the code and the message of an error."""
     match error:
         case LimnerError():
