@@ -60,7 +60,7 @@ def test_changes_are_applied_one_after_the_other():
     result = read_changes("a red dog", changes)
     assert result.prompt == "a red cat with a crown"
     assert result.gains == {"crown": 2.0}
-    assert result.shares == {"own": 0.0}
+    assert result.shares == {"self_steps": 0.0}
     assert read_changes("a big red dog", ["replace:big red="]).prompt == "a dog"
     assert read_changes("a=b dog", ["replace:a=b=cat"]).prompt == "cat dog"
     assert read_changes("dogs", ["refine:dog", "replace:dog=x"]).prompt == "dogs x"
